@@ -1,0 +1,299 @@
+// A subscriber's place in a publication, and the pin: how a reader holds a version.
+//
+// pin:  1 c = current   2 cursor = c   3 full fence   4 if oldest > c: cursor = IDLE, not now
+//       5 only now read the log, open, touch
+// The publisher does the mirror image (oldest, full fence, read every cursor), so of a pin and a
+// retirement at least one sees the other. Wrong: checking `oldest` before storing the cursor. The
+// publisher may retire and scan in between, see IDLE and rewrite what the reader then reads
+// (model mutants pin_after_check, M_NOSF).
+#pragma once
+
+#include <unistd.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <tenon/detail/memory.hpp>
+#include <tenon/detail/wait.hpp>
+#include <utility>
+#include <vector>
+
+namespace tenon {
+
+/// Which version a reader asks for. Versions count from 1.
+struct VersionRequest {
+  std::uint64_t above = 0;    ///< only versions above this one
+  std::uint64_t exactly = 0;  ///< only this one; 0: any
+};
+[[nodiscard]] constexpr VersionRequest newer_than(std::uint64_t version) noexcept {
+  return {version, 0};
+}
+[[nodiscard]] constexpr VersionRequest exactly(std::uint64_t version) noexcept {
+  return {0, version};
+}
+[[nodiscard]] constexpr VersionRequest newest() noexcept { return {}; }
+
+namespace detail {
+
+class Attachment {
+ public:
+  /// A version this place holds, by parity: a publisher never completes v+2 while v is held.
+  struct Held {
+    std::uint64_t start = 0;  ///< its first record
+    std::uint32_t leases = 0;
+    std::vector<const std::byte*> bucket;   ///< where each bucket's bytes are
+    std::vector<std::uint64_t> written_in;  ///< the version whose publish wrote them
+  };
+
+  /// Claims a place. Empty when the publication was closed meanwhile or its slots are gone.
+  static std::shared_ptr<Attachment> claim(Segment segment, std::string_view label) {
+    // In a forked child nothing is touched: the claim, the mappings and the descriptors are the
+    // parent's.
+    std::shared_ptr<Attachment> self(new Attachment(std::move(segment)), [](Attachment* a) {
+      if (a->is_owner()) delete a;
+    });
+    self->take_place(label);
+    // Full fence: either the publisher's close sees this place, or this load sees the close.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (self->is_closed() || !self->open_slots()) return nullptr;
+    wake(self->segment_.header().release);  // a publisher may be waiting for subscribers
+    return self;
+  }
+
+  ~Attachment() {
+    if (place_) {
+      slots_.clear();  // detached means: handles closed, then the row says so
+      format::Place& row = segment_.place(*place_);
+      row.cursor.store(format::kIdle, std::memory_order_release);
+      row.state.store(static_cast<std::uint32_t>(format::PlaceState::free),
+                      std::memory_order_release);
+      unlock_byte(segment_.object().fd(), *place_);
+      wake(segment_.header().release);
+    }
+    ForkGuard::forget(segment_.object().fd());
+  }
+  Attachment(const Attachment&) = delete;
+  Attachment& operator=(const Attachment&) = delete;
+
+  /// False in a forked child, where nothing shared may be touched.
+  [[nodiscard]] bool is_owner() const noexcept { return ::getpid() == pid_; }
+  [[nodiscard]] const Segment& segment() const noexcept { return segment_; }
+  [[nodiscard]] const Layout& layout() const noexcept { return layout_; }
+  [[nodiscard]] std::uint32_t place() const noexcept { return *place_; }
+  [[nodiscard]] const Held& held(unsigned parity) const noexcept { return held_[parity]; }
+  [[nodiscard]] const std::byte* slot(std::uint64_t i) const noexcept { return slots_[i].get(); }
+  [[nodiscard]] bool is_closed() const noexcept {
+    return segment_.header().state.load(std::memory_order_acquire) !=
+           static_cast<std::uint32_t>(format::State::ready);
+  }
+  [[nodiscard]] std::uint64_t oldest() const noexcept {
+    return segment_.header().oldest.load(std::memory_order_acquire);
+  }
+
+  /// Throws in a forked child, and when this process has lost its descriptors (and with them its
+  /// claim).
+  void check_usable() const {
+    if (!is_owner()) {
+      throw Error(Errc::ForkedChild, "this subscription was made by process " +
+                                         std::to_string(pid_) + "; a forked child attaches anew");
+    }
+    struct ::stat st {};
+    if (::fstat(segment_.object().fd(), &st) != 0 || st.st_ino != inode_) {
+      throw Error(Errc::ProtocolError,
+                  "this process closed the descriptor that holds its place in '" +
+                      segment_.object().name() + "' (daemonised?); attach again");
+    }
+  }
+
+  /// Holds the newest complete version if it is what is asked for; its parity, or nothing for "not
+  /// now". Never blocks, never allocates. Throws NotRetained when `want.exactly` is past.
+  std::optional<unsigned> acquire(const VersionRequest& want) {
+    for (int attempt = 0; attempt < kAttempts; ++attempt) {
+      // acquire: pairs with the store behind the last gather; records and bytes of c are visible.
+      const std::uint64_t c = segment_.header().current.load(std::memory_order_acquire);
+      if (!satisfies(c, want)) return std::nullopt;
+      const std::lock_guard lock(mutex_);
+      if (const auto parity = hold(c)) return parity;
+      // Being retired. Unless a newer version took its place already, the answer is "not now".
+      if (segment_.header().current.load(std::memory_order_acquire) == c) return std::nullopt;
+    }
+    return std::nullopt;
+  }
+
+  /// Ends one lease. The cursor is the lowest record that any live lease still needs.
+  void end(unsigned parity) noexcept {
+    {
+      const std::lock_guard lock(mutex_);
+      if (--held_[parity].leases > 0) return;
+      const Held& other = held_[1 - parity];
+      if (other.leases > 0 && other.start < held_[parity].start) return;
+      set_cursor(other.leases > 0 ? other.start : format::kIdle);
+    }
+    wake(segment_.header().release);
+  }
+
+  /// Whether the publisher waits for a version that is held here.
+  [[nodiscard]] bool any_wanted() {
+    const std::uint64_t line = oldest();
+    const std::lock_guard lock(mutex_);
+    return (held_[0].leases > 0 && line > held_[0].start) ||
+           (held_[1].leases > 0 && line > held_[1].start);
+  }
+
+  /// release: everything this process read before is done before the publisher sees the new cursor.
+  void set_cursor(std::uint64_t record) noexcept {
+    segment_.place(*place_).cursor.store(record, std::memory_order_release);
+  }
+  void note_pinned() noexcept {
+    segment_.place(*place_).pinned_at.store(monotonic_ns(), std::memory_order_relaxed);
+  }
+  void note_version(std::uint64_t version) noexcept {
+    segment_.place(*place_).loaded_version.store(version, std::memory_order_relaxed);
+  }
+
+ private:
+  static constexpr int kAttempts = 8;
+
+  explicit Attachment(Segment segment)
+      : segment_(std::move(segment)),
+        layout_(segment_.layout()),
+        pid_(::getpid()),
+        inode_(segment_.object().status().st_ino) {
+    for (Held& h : held_) {
+      h.bucket.resize(layout_.bucket_count());
+      h.written_in.resize(layout_.bucket_count());
+    }
+    ForkGuard::watch(segment_.object().fd());
+  }
+
+  void take_place(std::string_view label) {
+    const int fd = segment_.object().fd();
+    for (std::uint32_t i = 0; i < format::kPlaces && !place_; ++i) {
+      if (!try_lock_byte(fd, i)) continue;
+      if (is_abandoned(segment_.place(i))) {
+        place_ = i;
+      } else {
+        unlock_byte(fd, i);  // its owner lives but lost its lock; its cursor is still honoured
+      }
+    }
+    if (!place_) {
+      throw Error(Errc::TooManySubscribers, "all " + std::to_string(format::kPlaces) +
+                                                " places of '" + segment_.object().name() +
+                                                "' are taken ('tenon inspect' lists them)");
+    }
+    format::Place& row = segment_.place(*place_);
+    const format::Process me = this_process();
+    row.owner.pid.store(me.pid, std::memory_order_relaxed);
+    row.owner.start_time.store(me.start_time, std::memory_order_relaxed);
+    row.owner.pid_namespace.store(me.pid_namespace, std::memory_order_relaxed);
+    std::memset(row.label, 0, sizeof(row.label));
+    std::memcpy(row.label, label.data(), std::min(label.size(), sizeof(row.label) - 1));
+    row.loaded_version.store(0, std::memory_order_relaxed);
+    row.cursor.store(format::kIdle, std::memory_order_release);
+    row.state.store(static_cast<std::uint32_t>(format::PlaceState::attached),
+                    std::memory_order_release);
+  }
+
+  /// For a row whose lock was free: free too, or its owner is no more.
+  static bool is_abandoned(const format::Place& row) noexcept {
+    return row.state.load(std::memory_order_acquire) ==
+               static_cast<std::uint32_t>(format::PlaceState::free) ||
+           !is_known_running(owner_of(row));
+  }
+
+  bool open_slots() {
+    const Facts& facts = segment_.facts();
+    std::uint64_t largest = 0;
+    for (std::size_t b = 0; b < layout_.bucket_count(); ++b)
+      largest = std::max(largest, layout_.bucket_bytes(b));
+    for (std::uint64_t i = 0; i < facts.slots; ++i) {
+      const bool streaming = facts.mode == Mode::streaming;
+      const format::Slot slot =
+          segment_.slot(i, streaming ? largest : layout_.bucket_bytes(i % facts.buckets));
+      slots_.push_back(SlotTable::open(facts, i, slot));
+      if (!slots_.back()) return false;
+    }
+    return true;
+  }
+
+  [[nodiscard]] bool satisfies(std::uint64_t c, const VersionRequest& want) const {
+    const std::uint64_t buckets = layout_.bucket_count();
+    const std::uint64_t version = format::version_of(c, buckets);
+    if (want.exactly != 0 && version > want.exactly) {
+      throw Error(Errc::NotRetained, "version " + std::to_string(want.exactly) +
+                                         " is past; the publication is at " +
+                                         std::to_string(version));
+    }
+    if (c == 0 || version <= want.above || (want.exactly != 0 && version != want.exactly))
+      return false;
+    check_field(format::start_of(version, buckets) == c, "current", c, "the start of a version");
+    return true;
+  }
+
+  /// Under mutex_: one more lease on the version that starts at c.
+  std::optional<unsigned> hold(std::uint64_t c) {
+    const auto parity = static_cast<unsigned>(format::version_of(c, layout_.bucket_count()) % 2);
+    Held& mine = held_[parity];
+    const Held& other = held_[1 - parity];
+    if (mine.leases > 0 && mine.start == c) {
+      ++mine.leases;
+      return parity;
+    }
+    if (mine.leases > 0 || (other.leases > 0 && other.start > c)) {
+      throw Error(Errc::ProtocolError,
+                  "the publisher completed record " + std::to_string(c) +
+                      " although this process holds a version it must not pass");
+    }
+    // Under an older pin nothing at or above it is rewritten: no cursor to move, nothing to
+    // re-check.
+    const bool fresh = other.leases == 0;
+    if (fresh && !pin(c)) return std::nullopt;
+    try {
+      read_records(mine, c);
+    } catch (...) {
+      if (fresh) set_cursor(format::kIdle);
+      throw;
+    }
+    mine.start = c;
+    mine.leases = 1;
+    note_version(format::version_of(c, layout_.bucket_count()));
+    return parity;
+  }
+
+  bool pin(std::uint64_t c) noexcept {
+    segment_.place(*place_).cursor.store(c, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (oldest() > c) {
+      set_cursor(format::kIdle);
+      wake(segment_.header().release);  // the publisher may have seen the pin and be waiting for it
+      return false;
+    }
+    note_pinned();
+    return true;
+  }
+
+  void read_records(Held& into, std::uint64_t c) const {
+    for (std::size_t b = 0; b < layout_.bucket_count(); ++b) {
+      const Record r = segment_.record(c + b);
+      into.bucket[b] = slots_[r.slot].get();
+      into.written_in[b] = r.written_in;
+    }
+  }
+
+  Segment segment_;
+  Layout layout_;
+  pid_t pid_;
+  ino_t inode_;
+  std::optional<std::uint32_t> place_;
+  std::vector<SlotPointer> slots_;
+  std::mutex mutex_;  ///< guards held_ and the cursor; no device call is made while it is held
+  Held held_[2];
+};
+
+}  // namespace detail
+}  // namespace tenon

@@ -1,0 +1,337 @@
+// A publication's shared-memory object, found, judged and read. What others wrote in there is
+// untrusted: it is copied to private memory first, then checked, and only the copy is used.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <tenon/detail/process.hpp>
+#include <tenon/detail/shared_object.hpp>
+#include <tenon/error.hpp>
+#include <tenon/format.hpp>
+#include <tenon/layout.hpp>
+#include <tenon/name.hpp>
+#include <utility>
+#include <vector>
+
+namespace tenon {
+
+/// What stands under a name. Only `ready` can be attached to; the rest is "not yet" or "never".
+enum class Attach {
+  absent,         ///< nothing
+  starting,       ///< a publisher is creating it
+  ready,          ///< a live publisher serves it
+  stale,          ///< left behind by a dead publisher, or closed
+  wrong_version,  ///< written by a Tenon with another format
+  not_yours,      ///< another user's, or not a regular file
+};
+[[nodiscard]] constexpr const char* name_of(Attach state) noexcept {
+  switch (state) {
+    case Attach::absent:
+      return "absent";
+    case Attach::starting:
+      return "starting";
+    case Attach::ready:
+      return "ready";
+    case Attach::stale:
+      return "stale";
+    case Attach::wrong_version:
+      return "wrong-version";
+    case Attach::not_yours:
+      return "not-yours";
+  }
+  return "unknown";
+}
+
+namespace detail {
+
+/// The fixed part of a header, copied and checked.
+struct Facts {
+  std::array<std::uint8_t, 16> instance{};
+  std::array<std::uint8_t, 16> device_uuid{};
+  format::Process publisher{};
+  MemoryKind memory = MemoryKind::host;
+  Mode mode = Mode::in_place;
+  std::uint64_t buckets = 0;
+  std::uint64_t slots = 0;
+  std::uint64_t log_entries = 0;
+  std::uint64_t layout_bytes = 0;
+  std::uint64_t layout_hash = 0;
+  std::uint64_t created_at = 0;
+  std::string label;
+  Uid owner = 0;
+  format::Sections sections{0, 0, 0};
+};
+
+/// Text that somebody else wrote: cut at the first NUL, anything unprintable shown as '?'.
+template <std::size_t N>
+[[nodiscard]] std::string clean_text(const char (&raw)[N]) {
+  std::string text(raw, ::strnlen(raw, N));
+  for (char& c : text) c = c < ' ' || c > '~' ? '?' : c;
+  return text;
+}
+
+/// The process recorded in a row.
+[[nodiscard]] inline format::Process owner_of(const format::Place& row) noexcept {
+  return {row.owner.pid.load(std::memory_order_relaxed), 0,
+          row.owner.start_time.load(std::memory_order_relaxed),
+          row.owner.pid_namespace.load(std::memory_order_relaxed)};
+}
+
+/// One entry of the log, copied.
+struct Record {
+  std::uint64_t version = 0;
+  std::uint32_t bucket = 0;
+  std::uint32_t slot = 0;
+  std::uint64_t written_in = 0;
+};
+
+/// The mapped object of one publication. Writable or not as it was opened.
+class Segment {
+ public:
+  Segment(SharedObject object, Facts facts)
+      : object_(std::move(object)), facts_(std::move(facts)) {}
+
+  [[nodiscard]] const Facts& facts() const noexcept { return facts_; }
+  [[nodiscard]] const SharedObject& object() const noexcept { return object_; }
+  [[nodiscard]] format::Header& header() const noexcept { return *at<format::Header>(0); }
+  [[nodiscard]] format::Place& place(std::size_t i) const noexcept {
+    return at<format::Place>(facts_.sections.places)[i];
+  }
+  [[nodiscard]] format::Entry& entry(std::uint64_t record) const noexcept {
+    return at<format::Entry>(facts_.sections.log)[record % facts_.log_entries];
+  }
+  [[nodiscard]] format::Slot& raw_slot(std::uint64_t i) const noexcept {
+    return at<format::Slot>(facts_.sections.slots)[i];
+  }
+  [[nodiscard]] std::byte* raw_layout() const noexcept {
+    return object_.data() + facts_.sections.layout;
+  }
+
+  /// Slot i, copied and checked against the largest bucket that must fit into it.
+  [[nodiscard]] format::Slot slot(std::uint64_t i, std::uint64_t needed) const {
+    format::Slot s;
+    std::memcpy(&s, &raw_slot(i), sizeof(s));
+    const auto kind = facts_.memory == MemoryKind::host ? format::HandleKind::shm_object
+                                                        : format::HandleKind::cuda_ipc;
+    check_field(s.handle_kind == static_cast<std::uint32_t>(kind), "slot.handle_kind",
+                s.handle_kind, "the handle kind of the memory kind");
+    check_field(s.bytes >= needed && s.bytes <= 2 * format::kMaxBucketBytes, "slot.bytes", s.bytes,
+                "at least its bucket's bytes");
+    check_field(s.offset <= s.mapped_bytes && s.bytes <= s.mapped_bytes - s.offset, "slot.offset",
+                s.offset, "a place inside what its handle opens");
+    return s;
+  }
+
+  /// Record n, which a pin keeps from changing; the number it carries is checked as a defence.
+  [[nodiscard]] Record record(std::uint64_t n) const {
+    const format::Entry& e = entry(n);
+    const std::uint64_t before = e.number.load(std::memory_order_acquire);
+    const Record r{e.version.load(std::memory_order_relaxed),
+                   e.bucket.load(std::memory_order_relaxed), e.slot.load(std::memory_order_relaxed),
+                   e.written_in.load(std::memory_order_relaxed)};
+    std::atomic_thread_fence(
+        std::memory_order_acquire);  // the fields above are read before the number below
+    const std::uint64_t after = e.number.load(std::memory_order_relaxed);
+    check_field(before == n && after == n, "log entry.number", after, "the record asked for");
+    check_field(r.version == format::version_of(n, facts_.buckets), "log entry.version", r.version,
+                "that of its number");
+    check_field(r.bucket == (n - 1) % facts_.buckets, "log entry.bucket", r.bucket,
+                "the bucket of its number");
+    check_field(r.slot < facts_.slots &&
+                    (facts_.mode == Mode::streaming ? r.slot == n % facts_.slots
+                                                    : r.slot % facts_.buckets == r.bucket),
+                "log entry.slot", r.slot, "a slot of its bucket");
+    return r;
+  }
+
+  [[nodiscard]] bool publisher_dead() const noexcept {
+    return is_dead(object_.fd(), format::kPublisherByte, facts_.publisher);
+  }
+  /// The layout, from this process's cache when it has been read before.
+  [[nodiscard]] Layout layout() const;
+
+ private:
+  template <class T>
+  [[nodiscard]] T* at(std::uint64_t offset) const noexcept {
+    return reinterpret_cast<T*>(object_.data() + offset);
+  }
+
+  SharedObject object_;
+  Facts facts_;
+};
+
+/// Layouts this process has read, by hash: attaching again parses nothing.
+class LayoutCache {
+ public:
+  static std::optional<Layout> find(std::uint64_t hash, std::uint64_t bytes) {
+    LayoutCache& cache = instance();
+    const std::lock_guard lock(cache.mutex_);
+    for (const Layout& layout : cache.recent_) {
+      if (layout.hash() == hash && layout.bytes().second == bytes) return layout;
+    }
+    return std::nullopt;
+  }
+  static void keep(const Layout& layout) {
+    LayoutCache& cache = instance();
+    const std::lock_guard lock(cache.mutex_);
+    cache.recent_.push_front(layout);
+    if (cache.recent_.size() > kKept) cache.recent_.pop_back();
+  }
+
+ private:
+  static constexpr std::size_t kKept = 4;
+  static LayoutCache& instance() {
+    static LayoutCache cache;
+    return cache;
+  }
+  std::mutex mutex_;
+  std::list<Layout> recent_;
+};
+
+inline Layout Segment::layout() const {
+  if (auto known = LayoutCache::find(facts_.layout_hash, facts_.layout_bytes)) {
+    check_field(known->bucket_count() == facts_.buckets, "bucket_count", facts_.buckets,
+                "that of its layout");
+    return *known;
+  }
+  std::unique_ptr<std::byte[]> copy(new std::byte[facts_.layout_bytes]);
+  std::memcpy(copy.get(), raw_layout(), facts_.layout_bytes);
+  const Layout layout = Layout::parse(std::move(copy), facts_.layout_bytes);
+  check_field(layout.hash() == facts_.layout_hash, "layout_hash", facts_.layout_hash,
+              "the hash of the layout's bytes");
+  check_field(layout.bucket_count() == facts_.buckets, "bucket_count", facts_.buckets,
+              "that of its layout");
+  LayoutCache::keep(layout);
+  return layout;
+}
+
+/// Copies and checks the fixed part of a header that says `ready`.
+[[nodiscard]] inline Facts read_facts(const format::Header& h, std::uint64_t object_bytes,
+                                      Uid owner) {
+  Facts f;
+  std::memcpy(f.instance.data(), h.instance, sizeof(h.instance));
+  std::memcpy(f.device_uuid.data(), h.device_uuid, sizeof(h.device_uuid));
+  f.publisher = h.publisher;
+  f.created_at = h.created_at;
+  f.label = clean_text(h.label);
+  f.owner = owner;
+  const std::uint32_t kind = h.memory_kind;
+  const std::uint32_t mode = h.mode;
+  f.buckets = h.bucket_count;
+  f.slots = h.slot_count;
+  f.log_entries = h.log_entries;
+  f.layout_bytes = h.layout_bytes;
+  f.layout_hash = h.layout_hash;
+  const std::uint64_t total = h.total_bytes;
+  check_field(is_memory_kind(kind), "memory_kind", kind, "1 (host) or 2 (cuda)");
+  check_field(is_mode(mode), "mode", mode, "1 to 3");
+  f.memory = static_cast<MemoryKind>(kind);
+  f.mode = static_cast<Mode>(mode);
+  const bool streaming = f.mode == Mode::streaming;
+  check_field(f.buckets >= 1 && f.buckets <= format::kMaxBuckets, "bucket_count", f.buckets,
+              "1 to 2^20");
+  check_field(streaming ? f.slots >= 2 && f.slots < f.buckets
+                        : f.slots == f.buckets * (f.mode == Mode::double_buffered ? 2 : 1),
+              "slot_count", f.slots, "the number its mode asks for");
+  check_field(f.log_entries == (streaming ? f.slots : 2 * f.buckets), "log_entries", f.log_entries,
+              "the number its mode asks for");
+  check_field(f.layout_bytes >= sizeof(format::LayoutHeader) && f.layout_bytes <= object_bytes,
+              "layout_bytes", f.layout_bytes, "at most the object's size");
+  f.sections = format::Sections(f.slots, f.log_entries, f.layout_bytes);
+  check_field(total == f.sections.end && total <= object_bytes, "total_bytes", total,
+              "the sum of its sections, and the object's size");
+  return f;
+}
+
+/// What stands under a name, and the segment when it is ready.
+struct Found {
+  Attach state = Attach::absent;
+  std::string why;  ///< for people: what is the matter
+  std::optional<Segment> segment{};
+};
+
+[[nodiscard]] inline Found judge(SharedObject object, Uid owner) {
+  const std::string path = "/dev/shm/" + object.name();
+  const struct ::stat st = object.status();
+  if (!S_ISREG(st.st_mode)) return {Attach::not_yours, path + " is not a regular file"};
+  if (st.st_uid != owner) {
+    return {Attach::not_yours, path + " belongs to uid " + std::to_string(st.st_uid) +
+                                   ", not to uid " + std::to_string(owner)};
+  }
+  const bool claimed = is_locked_by_other(object.fd(), format::kPublisherByte);
+  const auto unfinished = [&](const std::string& why) {
+    return claimed ? Found{Attach::starting, path + " is being created"}
+                   : Found{Attach::stale, path + " " + why};
+  };
+  const auto bytes = static_cast<std::uint64_t>(st.st_size);
+  if (bytes < sizeof(format::Header)) {
+    return unfinished("is " + std::to_string(bytes) +
+                      " bytes long, shorter than a header (1024), and nobody is writing it");
+  }
+  object.map(bytes);
+  const auto& header = *reinterpret_cast<const format::Header*>(object.data());
+  const std::uint64_t magic = header.magic.load(std::memory_order_acquire);
+  if (magic == 0) return unfinished("was left behind half created");
+  check_field(magic == format::kMagic, "magic", magic, "that of Tenon");
+  if (header.major != format::kMajor || header.struct_hash != format::struct_hash()) {
+    return {Attach::wrong_version, path + " has format " + std::to_string(header.major) + "." +
+                                       std::to_string(header.minor) + " (struct hash " +
+                                       std::to_string(header.struct_hash) +
+                                       "), this program reads " + std::to_string(format::kMajor) +
+                                       ".x (struct hash " + std::to_string(format::struct_hash()) +
+                                       "): use the same version of Tenon on both sides"};
+  }
+  // acquire: everything the publisher wrote before it stored `ready` is visible behind this load.
+  const std::uint32_t state = header.state.load(std::memory_order_acquire);
+  if (state == static_cast<std::uint32_t>(format::State::initialising))
+    return unfinished("was left behind half created");
+  check_field(state <= static_cast<std::uint32_t>(format::State::closed), "state", state, "0 to 2");
+  Facts facts = read_facts(header, bytes, owner);
+  Segment segment(std::move(object), std::move(facts));
+  if (state == static_cast<std::uint32_t>(format::State::closed))
+    return {Attach::stale, path + " was closed by its publisher"};
+  const std::string pid = std::to_string(segment.facts().publisher.pid);
+  if (segment.publisher_dead()) {
+    return {Attach::stale, path + " was left behind by process " + pid + ", which is gone",
+            std::move(segment)};
+  }
+  return {Attach::ready, "published by process " + pid, std::move(segment)};
+}
+
+/// Looks `name` up. Throws Error(BadFormat) for something that cannot be a publication.
+[[nodiscard]] inline Found find_publication(std::string_view name, Uid owner,
+                                            SharedObject::Access access) {
+  check_name(name);
+  const std::string object_name = publication_object(owner, name);
+  try {
+    std::optional<SharedObject> object = SharedObject::open(object_name, access);
+    if (!object) return {Attach::absent, "there is no /dev/shm/" + object_name};
+    return judge(std::move(*object), owner);
+  } catch (const SystemError& e) {
+    if (e.error() == EACCES || e.error() == EPERM) {
+      // While it is being created an object has mode 0200: its own user cannot read it yet.
+      struct ::stat st {};
+      const bool creating = ::lstat(("/dev/shm/" + object_name).c_str(), &st) == 0 &&
+                            st.st_uid == ::geteuid() && (st.st_mode & 0777U) == 0200;
+      if (creating) return {Attach::starting, "/dev/shm/" + object_name + " is being created"};
+      return {Attach::not_yours, e.what()};
+    }
+    if (e.error() == ELOOP)
+      return {Attach::not_yours, "/dev/shm/" + object_name + " is a symbolic link"};
+    if (e.error() == EISDIR || e.error() == ENXIO) {
+      return {Attach::not_yours, "/dev/shm/" + object_name + " is not a regular file"};
+    }
+    throw;
+  }
+}
+
+}  // namespace detail
+}  // namespace tenon

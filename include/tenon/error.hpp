@@ -1,0 +1,132 @@
+// Errors of Tenon: one exception type, one list of conditions.
+//
+// A failure throws; "not yet" is a value (an empty optional, an Attach state). docs/errors.md says
+// for each condition whether it can be retried and what to rebuild.
+#pragma once
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace tenon {
+
+/// Why an operation failed. The names are those of docs/protocol.md.
+enum class Errc {
+  InvalidArgument,  ///< A parameter, option or source that cannot be right. Fix the call.
+  InvalidName,      ///< A publication name outside [A-Za-z0-9][A-Za-z0-9._@-]{0,63}.
+  NameInUse,        ///< A live publisher holds the name; the message says which process.
+  NotFound,         ///< No publication under that name appeared before the deadline.
+  NotYours,         ///< The object belongs to another user, or is not a regular file.
+  WrongVersion,     ///< The publication's format has another major version or other struct sizes.
+  BadFormat,        ///< Shared memory holds something impossible; the message names the field.
+  BadFile,          ///< A file is not what it should be; the message names the field.
+  NoSuchParameter,  ///< The layout has no parameter of that name; near names are suggested.
+  OutOfSpace,       ///< Not enough shared memory; needed and available sizes are in the message.
+  DeadlinePassed,   ///< A wait ended without its event. What held it up is in the message.
+  TooManySubscribers,  ///< All 64 places are taken.
+  PublisherGone,       ///< The publisher died. Attach again to find its successor.
+  Closed,             ///< The publisher closed the publication. Attach again to find its successor.
+  ReleaseWanted,      ///< wait() while holding a lease the publisher waits for. Release it first.
+  NotRetained,        ///< The version asked for is past; only newer ones can be had.
+  StreamingOnly,      ///< The publication streams: use load(), whole versions are not kept.
+  Torn,               ///< A load ended half-way; its destination holds a mix of versions.
+  DirtyBucket,        ///< An aborted version half overwrote this bucket; it must be written again.
+  IncompleteVersion,  ///< commit() before every bucket was written or kept.
+  ProtocolError,      ///< A peer wrote something into shared memory that the protocol forbids.
+  ForkedChild,        ///< The object was made by another process; open one's own after fork.
+  Capturing,          ///< The stream is being captured; a captured release would be replayed.
+  NoMemoryKind,  ///< This process cannot map that kind of memory; the message says what to include.
+  System,        ///< A system call failed (SystemError); errno and its text are in the message.
+};
+
+/// The enumerator's own name, for messages and JSON.
+[[nodiscard]] constexpr const char* name_of(Errc code) noexcept {
+  switch (code) {
+    case Errc::InvalidArgument:
+      return "InvalidArgument";
+    case Errc::InvalidName:
+      return "InvalidName";
+    case Errc::NameInUse:
+      return "NameInUse";
+    case Errc::NotFound:
+      return "NotFound";
+    case Errc::NotYours:
+      return "NotYours";
+    case Errc::WrongVersion:
+      return "WrongVersion";
+    case Errc::BadFormat:
+      return "BadFormat";
+    case Errc::BadFile:
+      return "BadFile";
+    case Errc::NoSuchParameter:
+      return "NoSuchParameter";
+    case Errc::OutOfSpace:
+      return "OutOfSpace";
+    case Errc::DeadlinePassed:
+      return "DeadlinePassed";
+    case Errc::TooManySubscribers:
+      return "TooManySubscribers";
+    case Errc::PublisherGone:
+      return "PublisherGone";
+    case Errc::Closed:
+      return "Closed";
+    case Errc::ReleaseWanted:
+      return "ReleaseWanted";
+    case Errc::NotRetained:
+      return "NotRetained";
+    case Errc::StreamingOnly:
+      return "StreamingOnly";
+    case Errc::Torn:
+      return "Torn";
+    case Errc::DirtyBucket:
+      return "DirtyBucket";
+    case Errc::IncompleteVersion:
+      return "IncompleteVersion";
+    case Errc::ProtocolError:
+      return "ProtocolError";
+    case Errc::ForkedChild:
+      return "ForkedChild";
+    case Errc::Capturing:
+      return "Capturing";
+    case Errc::NoMemoryKind:
+      return "NoMemoryKind";
+    case Errc::System:
+      return "System";
+  }
+  return "unknown";
+}
+
+/// What every function of Tenon throws. what() says what was being done, with which values, and
+/// what to check; code() is for programs.
+class Error : public std::runtime_error {
+ public:
+  Error(Errc code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  [[nodiscard]] Errc code() const noexcept { return code_; }
+
+ private:
+  Errc code_;
+};
+
+/// A system call that failed.
+class SystemError : public Error {
+ public:
+  SystemError(int error, const std::string& doing)
+      : Error(Errc::System, doing + ": " + std::strerror(error)), error_(error) {}
+  [[nodiscard]] int error() const noexcept { return error_; }
+
+ private:
+  int error_;
+};
+
+namespace detail {
+
+/// For destructors, which never throw and never stay silent.
+inline void report(const std::string& what) noexcept {
+  std::fprintf(stderr, "tenon: %s\n", what.c_str());
+}
+
+}  // namespace detail
+}  // namespace tenon

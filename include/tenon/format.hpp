@@ -1,0 +1,208 @@
+// The byte format of a publication: one POSIX shared-memory object, /dev/shm/tenon.<uid>.<name>.
+//
+//   0      ┌──────────────────────────────────────────────────────────────┐
+//          │ Header      identity, counts            (fixed once ready)   │
+//          │             state · current · completed · oldest · wake words │
+//   1024   ├──────────────────────────────────────────────────────────────┤
+//          │ Place [64]  × 256 bytes   one row per subscriber              │  byte i of the object
+//          is
+//   17408  ├──────────────────────────────────────────────────────────────┤  locked by the owner of
+//          │ Slot  [S]   × 128 bytes   where the bytes are    (fixed)      │  place i, byte 64 by
+//          the ├──────────────────────────────────────────────────────────────┤  publisher (file
+//          locks die │ Entry [R]   × 64 bytes    the log                             │  with their
+//          holder) ├──────────────────────────────────────────────────────────────┤ │ Layout
+//          parameters, buckets, names, index, metadata (fixed)│  see layout.hpp
+//          └──────────────────────────────────────────────────────────────┘
+//
+// Every word that changes after `state = ready` has one writer (Header, Entry: the publisher; Place
+// i: its owner), except the two wake words, which are only ever touched by read-modify-write. There
+// is no lock and no pointer in here. docs/format.md has the same picture, the version policy and a
+// worked example; docs/protocol.md the order in which the words are written and why.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <tenon/detail/hash.hpp>
+#include <tenon/layout.hpp>
+#include <tenon/types.hpp>
+#include <type_traits>
+
+namespace tenon::format {
+
+inline constexpr std::uint64_t kMagic = 0x01004E4F4E45541DU;  // 1D "TENON" 00 01
+inline constexpr std::uint32_t kMajor = 1;                    ///< another major is refused
+inline constexpr std::uint32_t kMinor = 0;  ///< a higher minor only uses reserved bytes
+inline constexpr std::uint32_t kPlaces = 64;
+inline constexpr std::uint32_t kPublisherByte =
+    64;  ///< the byte whose lock is the publisher's claim
+inline constexpr std::uint64_t kSlotGranularity =
+    2U << 20U;  ///< slots are whole 2 MiB blocks, as CUDA IPC shares them
+inline constexpr std::uint64_t kMaxSlots = 2 * kMaxBuckets;
+inline constexpr std::uint64_t kIdle = ~std::uint64_t{0};  ///< a cursor that gates nothing
+inline constexpr std::size_t kLabelBytes = 64;
+
+using Word32 = std::atomic<std::uint32_t>;
+using Word64 = std::atomic<std::uint64_t>;
+static_assert(Word32::is_always_lock_free && Word64::is_always_lock_free);
+static_assert(sizeof(Word32) == 4 && sizeof(Word64) == 8);
+
+/// Who a process is, beyond its pid: pids are reused, and mean nothing in another namespace.
+struct Process {
+  std::uint32_t pid;
+  std::uint32_t reserved;
+  std::uint64_t start_time;     ///< clock ticks since boot: field 22 of /proc/<pid>/stat; 0 unknown
+  std::uint64_t pid_namespace;  ///< inode of /proc/self/ns/pid; 0 unknown
+};
+
+/// The same, in a row that changes hands while others look.
+struct OwnerWords {
+  Word32 pid;
+  Word32 reserved;
+  Word64 start_time;
+  Word64 pid_namespace;
+};
+
+enum class State : std::uint32_t { initialising = 0, ready = 1, closed = 2 };
+enum class PlaceState : std::uint32_t { free = 0, attached = 1, failed = 2 };
+
+/// A futex word and how many wait on it. Waiters that died leave the count too high: one spare
+/// wake.
+struct WakeWord {
+  Word32 word;
+  Word32 waiters;
+};
+
+struct Header {
+  // Written before `state` becomes ready, never again.
+  Word64 magic;
+  std::uint32_t major;
+  std::uint32_t minor;
+  std::uint64_t struct_hash;  ///< kStructHash of the writer
+  std::uint64_t total_bytes;  ///< of this object
+  std::uint8_t instance[16];  ///< random, new for every publication
+  Process publisher;
+  std::uint8_t boot_id[16];
+  std::uint32_t memory_kind;
+  std::uint32_t mode;
+  std::uint8_t device_uuid[16];
+  std::uint32_t driver_version;  ///< of CUDA; 0 for host memory
+  std::uint32_t runtime_version;
+  std::uint64_t bucket_count;  ///< B
+  std::uint64_t slot_count;    ///< B in place, 2B double-buffered, K streaming
+  std::uint64_t log_entries;   ///< R: 2B, or K streaming
+  std::uint64_t layout_bytes;
+  std::uint64_t layout_hash;
+  char label[kLabelBytes];   ///< the publisher's, for people; NUL-padded
+  std::uint64_t created_at;  ///< CLOCK_REALTIME, nanoseconds
+  std::uint8_t reserved[256];
+
+  // Words that change. Each group has a cache line of its own.
+  alignas(64) Word32 state;
+  Word32 closed_reason;          ///< 0: closed by its publisher; 1: a device error
+  alignas(64) Word64 current;    ///< start of the newest complete version; 0 none
+  Word64 completed;              ///< streaming: every gather up to this record has finished
+  Word64 oldest;                 ///< the retire line: nothing below may be newly pinned
+  Word64 published_at;           ///< CLOCK_MONOTONIC ns when `current` was stored; for people
+  alignas(64) WakeWord wake;     ///< subscribers wait here
+  alignas(64) WakeWord release;  ///< the publisher waits here
+  alignas(64) std::uint8_t reserved_words[256];  ///< for announced, evicted, ready events
+};
+
+struct Place {
+  alignas(64) Word64 cursor;  ///< kIdle, or the lowest record start this place still holds
+  Word32 state;               ///< PlaceState
+  std::uint32_t reserved0;
+  Word64 pinned_at;       ///< CLOCK_MONOTONIC ns when the cursor last left kIdle; for people
+  Word64 loaded_version;  ///< newest version acquired or loaded here; for people
+  alignas(64) OwnerWords owner;
+  char label[kLabelBytes];
+  std::uint8_t reserved[104];
+};
+
+enum class HandleKind : std::uint32_t { shm_object = 1, cuda_ipc = 2 };
+
+struct Slot {
+  std::uint32_t handle_kind;
+  std::uint32_t reserved0;
+  std::uint8_t handle[64];  ///< cudaIpcMemHandle_t; unused for shared memory, whose name is derived
+  std::uint64_t offset;     ///< of the slot in what the handle opens
+  std::uint64_t bytes;      ///< of the slot; a multiple of kSlotGranularity
+  std::uint64_t mapped_bytes;  ///< of what the handle opens
+  std::uint64_t reserved[4];
+};
+
+/// One record: "bucket b of version v is in slot s". Record n is at entry n mod R. The writer
+/// stores number = 0, then the fields, then number = n; a reader checks the number before and
+/// after.
+struct Entry {
+  Word64 number;
+  Word64 version;
+  Word32 bucket;
+  Word32 slot;
+  Word64 written_in;  ///< the version whose publish wrote these bytes
+  Word64 checksum;    ///< of the bucket; 0 when none was computed
+  std::uint64_t reserved[3];
+};
+
+static_assert(sizeof(Process) == 24 && sizeof(Header) == 1024 && sizeof(Place) == 256);
+static_assert(sizeof(Slot) == 128 && sizeof(Entry) == 64);
+static_assert(offsetof(Header, publisher) == 48 && offsetof(Header, bucket_count) == 120);
+static_assert(offsetof(Header, state) == 512 && offsetof(Header, current) == 576);
+static_assert(offsetof(Header, wake) == 640 && offsetof(Header, release) == 704);
+static_assert(offsetof(Place, owner) == 64);
+static_assert(std::is_standard_layout_v<Header> && std::is_standard_layout_v<Place> &&
+              std::is_standard_layout_v<Entry> && std::is_trivially_copyable_v<Slot>);
+
+/// Differs when two builds do not agree on these structs (another compiler, another architecture).
+inline std::uint64_t struct_hash() noexcept {
+  constexpr std::uint64_t kFacts[] = {sizeof(Header),
+                                      sizeof(Place),
+                                      sizeof(Slot),
+                                      sizeof(Entry),
+                                      sizeof(LayoutHeader),
+                                      sizeof(ParameterRecord),
+                                      sizeof(BucketRecord),
+                                      sizeof(BoxRecord),
+                                      sizeof(IndexEntry),
+                                      offsetof(Header, state),
+                                      offsetof(Header, current),
+                                      offsetof(Header, wake),
+                                      offsetof(Header, release),
+                                      offsetof(Place, owner),
+                                      kPlaces,
+                                      kMaxRank,
+                                      0x0102030405060708U /* byte order */};
+  return detail::hash64(kFacts, sizeof(kFacts));
+}
+
+/// Where each part begins; meaningful once the counts have been checked.
+struct Sections {
+  std::uint64_t places, slots, log, layout, end;
+  constexpr Sections(std::uint64_t slot_count, std::uint64_t log_entries,
+                     std::uint64_t layout_bytes) noexcept
+      : places(sizeof(Header)),
+        slots(places + kPlaces * sizeof(Place)),
+        log(slots + slot_count * sizeof(Slot)),
+        layout(log + log_entries * sizeof(Entry)),
+        end(layout + layout_bytes) {}
+};
+
+/// Records are numbered from 1; version v (from 1) of B buckets owns start(v) .. start(v) + B - 1.
+[[nodiscard]] constexpr std::uint64_t start_of(std::uint64_t version,
+                                               std::uint64_t buckets) noexcept {
+  return (version - 1) * buckets + 1;
+}
+/// The version that record n (n >= 1) belongs to; 0 for n = 0.
+[[nodiscard]] constexpr std::uint64_t version_of(std::uint64_t record,
+                                                 std::uint64_t buckets) noexcept {
+  return record == 0 ? 0 : (record - 1) / buckets + 1;
+}
+/// The first version start at or above record n.
+[[nodiscard]] constexpr std::uint64_t next_start(std::uint64_t record,
+                                                 std::uint64_t buckets) noexcept {
+  return record == 0 ? 1 : (record + buckets - 2) / buckets * buckets + 1;
+}
+
+}  // namespace tenon::format

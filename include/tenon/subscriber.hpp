@@ -1,0 +1,281 @@
+// Reading a publication: the one header an inference engine includes.
+//
+//   auto sub = tenon::Subscriber::attach("policy", {.deadline = 10s, .label = "engine-0"});
+//   auto lease = sub.wait(tenon::newer_than(step), 30s);
+//   tenon::View w = lease["model.norm.weight"];          // dtype, shape, data(): no copy
+//   ...
+//   lease.release();                                     // the trainer may write the next version
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <tenon/lease.hpp>
+#include <tenon/load_plan.hpp>
+#include <thread>
+#include <utility>
+
+namespace tenon {
+
+struct AttachOptions {
+  Duration deadline =
+      std::chrono::seconds(10);  ///< how long to wait for a live publication of that name
+  std::string label{};           ///< shown to the publisher and by `tenon inspect`; up to 63 bytes
+  Duration spin = detail::kDefaultSpin;  ///< busy waiting before sleeping; 0 to sleep at once
+  std::optional<Uid> owner{};  ///< whose publication; default: this process's effective user
+};
+
+/// One place in a publication.
+///
+/// Units:    versions count from 1; record numbers never show.
+/// Errors:   attach: InvalidName, NotFound, NotYours, WrongVersion, BadFormat, PublisherGone,
+/// Closed,
+///           DeadlinePassed, TooManySubscribers, NoMemoryKind. wait and load: PublisherGone,
+///           Closed, DeadlinePassed, ReleaseWanted, NotRetained, StreamingOnly. All: ForkedChild.
+/// Threads:  wait, try_acquire and the leases may be used from several threads; load from one at a
+/// time. Lifetime: move-only handle; leases keep the place and the mappings alive after it is gone.
+class Subscriber {
+ public:
+  /// Waits until `name` can be attached to, then takes a place.
+  [[nodiscard]] static Subscriber attach(std::string_view name, const AttachOptions& options = {});
+  /// What stands under `name` now. Takes no place, never waits.
+  [[nodiscard]] static Attach probe(std::string_view name, std::optional<Uid> owner = {}) {
+    return detail::find_publication(name, owner.value_or(::geteuid()),
+                                    detail::SharedObject::Access::read_only)
+        .state;
+  }
+
+  Subscriber(Subscriber&&) noexcept = default;
+  Subscriber& operator=(Subscriber&&) noexcept = default;
+
+  [[nodiscard]] const Layout& layout() const noexcept { return attachment_->layout(); }
+  [[nodiscard]] Mode mode() const noexcept { return facts().mode; }
+  [[nodiscard]] MemoryKind memory() const noexcept { return facts().memory; }
+  /// This subscriber's row, 0 to 63, as `tenon inspect` shows it.
+  [[nodiscard]] std::uint32_t place() const noexcept { return attachment_->place(); }
+  /// Newest complete version now; 0 when there is none.
+  [[nodiscard]] std::uint64_t current_version() const noexcept {
+    return format::version_of(header().current.load(std::memory_order_acquire), facts().buckets);
+  }
+
+  /// The newest complete version that `request` allows; waits for one at most `timeout`.
+  [[nodiscard]] Lease wait(const VersionRequest& request, Duration timeout);
+  /// The same without waiting: nothing when there is none right now.
+  [[nodiscard]] std::optional<Lease> try_acquire(const VersionRequest& request = {});
+
+  /// Waits for the next version above plan.version() and copies it to the plan's destinations;
+  /// returns it. Works in every mode, and is the only way when streaming: there the place stays
+  /// joined between loads and stalls the publisher unless it loads again soon (or pauses). On an
+  /// error plan.state() tells whether the destination is still whole.
+  std::uint64_t load(LoadPlan& plan, Duration timeout);
+  /// Streaming: stop gating the publisher until the next load(), which joins anew.
+  void pause();
+  /// Streaming: joins now, so that every version from the next on is seen (load() does it by
+  /// itself).
+  void join();
+
+ private:
+  Subscriber(std::shared_ptr<detail::Attachment> attachment, Duration spin) noexcept
+      : attachment_(std::move(attachment)), spin_(spin) {}
+
+  [[nodiscard]] const detail::Facts& facts() const noexcept {
+    return attachment_->segment().facts();
+  }
+  [[nodiscard]] format::Header& header() const noexcept { return attachment_->segment().header(); }
+  void check_not_streaming() const;
+  void check_publisher() const;
+  std::uint64_t load_streaming(LoadPlan& plan, const detail::Deadline& deadline);
+  bool load_streamed_version(LoadPlan& plan, const detail::Deadline& deadline);
+  void move_to(std::uint64_t record) noexcept;
+
+  std::shared_ptr<detail::Attachment> attachment_;
+  Duration spin_;
+  std::uint64_t next_ =
+      0;  ///< streaming: the record to read next, which the cursor holds; 0: not joined
+};
+
+inline Subscriber Subscriber::attach(std::string_view name, const AttachOptions& options) {
+  const detail::Deadline deadline(options.deadline);
+  const Uid owner = options.owner.value_or(::geteuid());
+  auto pause = std::chrono::milliseconds(1);
+  for (;;) {
+    detail::Found found =
+        detail::find_publication(name, owner, detail::SharedObject::Access::read_write);
+    const std::string what = "attaching to '" + std::string(name) + "': " + found.why;
+    if (found.state == Attach::ready) {
+      if (auto attachment = detail::Attachment::claim(std::move(*found.segment), options.label)) {
+        return {std::move(attachment), detail::effective_spin(options.spin)};
+      }
+      continue;  // closed in this very moment
+    }
+    if (found.state == Attach::wrong_version) throw Error(Errc::WrongVersion, what);
+    if (found.state == Attach::not_yours) throw Error(Errc::NotYours, what);
+    if (deadline.passed()) {
+      if (found.state == Attach::absent)
+        throw Error(Errc::NotFound, what + " ('tenon ls' lists what is published)");
+      if (found.state == Attach::starting)
+        throw Error(Errc::DeadlinePassed, what + " and did not become ready in time");
+      throw Error(Errc::PublisherGone,
+                  what + "; start the publisher again, or remove it with 'tenon gc'");
+    }
+    std::this_thread::sleep_for(std::min<Duration>(pause, deadline.left()));
+    pause = std::min(pause * 2, std::chrono::milliseconds(20));
+  }
+}
+
+inline void Subscriber::check_not_streaming() const {
+  if (mode() != Mode::streaming) return;
+  throw Error(Errc::StreamingOnly,
+              "this publication streams: whole versions are not kept, use load()");
+}
+
+inline void Subscriber::check_publisher() const {
+  const std::string publisher = "process " + std::to_string(facts().publisher.pid) +
+                                ", publisher of '" + attachment_->segment().object().name() + "',";
+  if (attachment_->is_closed())
+    throw Error(Errc::Closed, publisher + " closed the publication; attach again for a successor");
+  if (attachment_->segment().publisher_dead())
+    throw Error(Errc::PublisherGone, publisher + " died; attach again for a successor");
+}
+
+inline std::optional<Lease> Subscriber::try_acquire(const VersionRequest& request) {
+  check_not_streaming();
+  attachment_->check_usable();
+  const auto parity = attachment_->acquire(request);
+  if (!parity) return std::nullopt;
+  return Lease(attachment_, *parity);
+}
+
+inline Lease Subscriber::wait(const VersionRequest& request, Duration timeout) {
+  check_not_streaming();
+  attachment_->check_usable();
+  const detail::Deadline deadline(timeout);
+  std::optional<unsigned> parity;
+  bool wanted = false;
+  const auto ready = [&] {
+    parity = attachment_->acquire(request);
+    // A publisher that waits for this process's own lease will never complete what is waited for
+    // here.
+    wanted = !parity && attachment_->any_wanted();
+    return parity || wanted || attachment_->is_closed();
+  };
+  const bool in_time =
+      detail::wait_until(header().wake, deadline, spin_, ready, [this] { check_publisher(); });
+  if (parity) return Lease(attachment_, *parity);
+  if (wanted) {
+    throw Error(
+        Errc::ReleaseWanted,
+        "waiting while holding a lease that the publisher waits for; release it, then wait");
+  }
+  check_publisher();
+  if (in_time) throw Error(Errc::Closed, "the publication was closed");
+  throw Error(
+      Errc::DeadlinePassed,
+      "no version newer than " + std::to_string(request.above) + " within " +
+          std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count()) +
+          " ms; the publication is at " + std::to_string(current_version()));
+}
+
+inline std::uint64_t Subscriber::load(LoadPlan& plan, Duration timeout) {
+  attachment_->check_usable();
+  plan.bind(facts().instance, layout());
+  const auto copy = detail::ops_for(memory()).copy;
+  if (mode() == Mode::streaming) return load_streaming(plan, detail::Deadline(timeout));
+  const Lease lease = wait(newer_than(plan.version()), timeout);
+  for (std::size_t b = 0; b < layout().bucket_count(); ++b) {
+    plan.load_bucket(b, lease.bucket(b), lease.written_in(b), copy);
+  }
+  plan.complete(lease.version());
+  return lease.version();
+}
+
+// Streaming. The cursor stays put between versions: after the last record of v it holds the start
+// of v+1, so nothing is missed. IDLE only before joining and while paused.
+
+inline void Subscriber::move_to(std::uint64_t record) noexcept {
+  next_ = record;
+  attachment_->set_cursor(record);
+  detail::wake(header().release);
+}
+
+inline void Subscriber::join() {
+  attachment_->check_usable();
+  if (mode() != Mode::streaming || next_ != 0) return;
+  // 0 gates everything, so the line cannot move past what is read next. Hence no re-check and no
+  // retry (model: JOINMID, NOSF).
+  attachment_->set_cursor(0);
+  attachment_->note_pinned();
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  move_to(format::next_start(attachment_->oldest(), facts().buckets));
+}
+
+inline void Subscriber::pause() {
+  attachment_->check_usable();
+  if (mode() != Mode::streaming) return;
+  move_to(format::kIdle);
+  next_ = 0;
+}
+
+inline std::uint64_t Subscriber::load_streaming(LoadPlan& plan, const detail::Deadline& deadline) {
+  join();
+  const std::uint64_t buckets = facts().buckets;
+  for (;;) {
+    const std::uint64_t version = format::version_of(next_, buckets);
+    bool whole = false;
+    try {
+      whole = load_streamed_version(plan, deadline);
+    } catch (...) {
+      plan.interrupt();
+      // A version left half-way is not resumed: what is loaded next begins at a version's start.
+      move_to(format::next_start(next_, buckets));
+      throw;
+    }
+    if (whole) {
+      plan.complete(version);
+      attachment_->note_version(version);
+      return version;
+    }
+    plan.interrupt();
+    move_to(format::start_of(version + 1, buckets));  // aborted by its publisher
+  }
+}
+
+// Reads the records from next_ (a version's start) to the version's end. False: the version was
+// aborted.
+inline bool Subscriber::load_streamed_version(LoadPlan& plan, const detail::Deadline& deadline) {
+  const std::uint64_t buckets = facts().buckets;
+  const std::uint64_t end = next_ + buckets;
+  const auto copy = detail::ops_for(memory()).copy;
+  while (next_ < end) {
+    bool there = false;
+    bool aborted = false;
+    const auto ready = [&] {
+      // oldest first, then completed: the other way round a completed record looks aborted (model
+      // ORDER).
+      const std::uint64_t line = attachment_->oldest();
+      there = header().completed.load(std::memory_order_acquire) >= next_;
+      aborted = !there && line >= end;
+      return there || aborted || attachment_->is_closed();
+    };
+    const bool in_time =
+        detail::wait_until(header().wake, deadline, spin_, ready, [this] { check_publisher(); });
+    if (aborted) return false;
+    if (!there) {
+      check_publisher();
+      if (in_time) throw Error(Errc::Closed, "the publication was closed");
+      throw Error(Errc::DeadlinePassed,
+                  "version " + std::to_string(format::version_of(next_, buckets)) +
+                      " did not arrive in time; bucket " + std::to_string((next_ - 1) % buckets) +
+                      " of " + std::to_string(buckets) + " is missing");
+    }
+    const detail::Record record = attachment_->segment().record(next_);
+    plan.load_bucket(record.bucket, attachment_->slot(record.slot), record.written_in, copy);
+    move_to(next_ + 1);
+  }
+  return true;
+}
+
+}  // namespace tenon

@@ -1,0 +1,178 @@
+#include "create.hpp"
+
+#include <sys/random.h>
+#include <sys/statvfs.h>
+
+#include <algorithm>
+#include <fstream>
+#include <thread>
+#include <utility>
+
+#include "reclaim.hpp"
+
+namespace tenon::ipc {
+namespace {
+
+constexpr int kCreating = 0200;  // nobody but root can read it before it is ready
+
+// The object under `name`, locked, and certain to be the one the name leads to.
+detail::SharedObject claim_name(const std::string& name, Duration timeout,
+                                std::vector<std::string>& notes) {
+  const detail::Deadline deadline(timeout);
+  std::string why;
+  for (;;) {
+    if (auto object = detail::SharedObject::create(name, kCreating)) {
+      // Between creating and locking, a cleaner may have taken the object for a leftover.
+      if (detail::try_lock_byte(object->fd(), format::kPublisherByte) && object->still_named())
+        return std::move(*object);
+      continue;
+    }
+    const RemovalResult result = remove_if_dead(name, ::geteuid(), false);
+    switch (result.what) {
+      case Removal::removed:
+        notes.push_back("replaced /dev/shm/" + name + ", " + result.why);
+        continue;
+      case Removal::absent:
+        continue;
+      case Removal::live:
+        throw Error(Errc::NameInUse,
+                    "'" + name + "' is in use: " + result.why + "; stop it or choose another name");
+      case Removal::busy:
+        why = result.why;
+    }
+    if (deadline.passed())
+      throw Error(Errc::DeadlinePassed, "'" + name + "' did not become free in time: " + why);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+void allocate_object(const detail::SharedObject& object, std::uint64_t bytes) {
+  const int error = ::posix_fallocate(object.fd(), 0, static_cast<off_t>(bytes));
+  if (error == 0) return;
+  if (error == ENOSPC || error == ENOMEM) {
+    struct ::statvfs fs {};
+    (void)::statvfs("/dev/shm", &fs);
+    throw Error(
+        Errc::OutOfSpace,
+        "creating /dev/shm/" + object.name() + ": " + std::to_string(bytes) +
+            " bytes are needed and /dev/shm has " + std::to_string(fs.f_bavail * fs.f_frsize) +
+            "; free some ('tenon gc'), or enlarge it ('mount -o remount,size=…', --shm-size)");
+  }
+  throw SystemError(error, "allocating /dev/shm/" + object.name());
+}
+
+std::uint64_t realtime_ns() {
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                        std::chrono::system_clock::now().time_since_epoch())
+                                        .count());
+}
+
+// 32 hexadecimal digits with dashes in between; stays zero where /proc is not mounted.
+void read_boot_id(std::uint8_t (&id)[16]) {
+  std::ifstream file("/proc/sys/kernel/random/boot_id");
+  std::string text;
+  file >> text;
+  std::erase(text, '-');
+  if (text.size() != 32) return;
+  for (std::size_t i = 0; i < 16; ++i)
+    id[i] = static_cast<std::uint8_t>(std::stoul(text.substr(2 * i, 2), nullptr, 16));
+}
+
+template <std::size_t N>
+void copy_text(char (&to)[N], std::string_view text) {
+  std::memcpy(to, text.data(), std::min(text.size(), N - 1));
+}
+
+// Who publishes, and the instance: from here on cleaners can find the slots that belong to this
+// object.
+void sign(format::Header& h) {
+  if (::getrandom(h.instance, sizeof(h.instance), 0) != static_cast<ssize_t>(sizeof(h.instance))) {
+    throw SystemError(errno, "drawing an instance id");
+  }
+  h.publisher = detail::this_process();
+  h.major = format::kMajor;
+  h.minor = format::kMinor;
+  h.struct_hash = format::struct_hash();
+  h.magic.store(format::kMagic, std::memory_order_release);
+}
+
+void describe(format::Header& h, const SegmentRequest& request, const format::Sections& at) {
+  read_boot_id(h.boot_id);
+  h.total_bytes = at.end;
+  h.memory_kind = static_cast<std::uint32_t>(MemoryKind::host);
+  h.mode = static_cast<std::uint32_t>(request.mode);
+  h.bucket_count = request.layout.bucket_count();
+  h.slot_count = request.slots;
+  h.log_entries = request.mode == Mode::streaming ? request.slots : 2 * h.bucket_count;
+  h.layout_bytes = request.layout.bytes().second;
+  h.layout_hash = request.layout.hash();
+  h.created_at = realtime_ns();
+  copy_text(h.label, request.label);
+  h.oldest.store(1, std::memory_order_relaxed);
+}
+
+// Slot b is as large as bucket b; a streaming slot takes any bucket.
+std::vector<std::uint64_t> slot_sizes(const SegmentRequest& request) {
+  const Layout& layout = request.layout;
+  std::uint64_t largest = 0;
+  for (std::size_t b = 0; b < layout.bucket_count(); ++b)
+    largest = std::max(largest, layout.bucket_bytes(b));
+  std::vector<std::uint64_t> sizes(request.slots);
+  for (std::size_t s = 0; s < sizes.size(); ++s) {
+    const std::uint64_t bytes =
+        request.mode == Mode::streaming ? largest : layout.bucket_bytes(s % layout.bucket_count());
+    sizes[s] =
+        std::max(format::round_up(bytes, format::kSlotGranularity), format::kSlotGranularity);
+  }
+  return sizes;
+}
+
+void fill(const detail::Segment& segment, const Layout& layout, const SlotMemory& memory) {
+  for (std::size_t i = 0; i < format::kPlaces; ++i)
+    segment.place(i).cursor.store(format::kIdle, std::memory_order_relaxed);
+  for (std::uint64_t s = 0; s < segment.facts().slots; ++s) {
+    segment.raw_slot(s) = memory.describe(s);
+    detail::SlotTable::add(segment.facts().instance, s, memory.pointer(s));
+  }
+  std::memcpy(segment.raw_layout(), layout.bytes().first, layout.bytes().second);
+}
+
+}  // namespace
+
+detail::Segment create_segment(const SegmentRequest& request, SlotMemory& memory,
+                               const Progress& progress, std::vector<std::string>& notes) {
+  check_name(request.name);
+  const Uid owner = ::geteuid();
+  detail::SharedObject object =
+      claim_name(detail::publication_object(owner, request.name), request.deadline, notes);
+  const std::string name = object.name();
+  try {
+    const std::uint64_t entries =
+        request.mode == Mode::streaming ? request.slots : 2 * request.layout.bucket_count();
+    const format::Sections at(request.slots, entries, request.layout.bytes().second);
+    allocate_object(object, at.end);
+    object.map(at.end);
+    auto& header = *reinterpret_cast<format::Header*>(object.data());
+    sign(header);
+    describe(header, request, at);
+    detail::Facts facts = detail::read_facts(header, at.end, owner);
+    memory.allocate(facts, slot_sizes(request), progress);
+    detail::Segment segment(std::move(object), std::move(facts));
+    fill(segment, request.layout, memory);
+    // release: whoever reads `ready` sees all of the above. The mode follows, for those it hid this
+    // from.
+    header.state.store(static_cast<std::uint32_t>(format::State::ready), std::memory_order_release);
+    if (::fchmod(segment.object().fd(), static_cast<mode_t>(request.permissions)) != 0) {
+      throw SystemError(errno, "making /dev/shm/" + name + " readable");
+    }
+    detail::ForkGuard::watch(segment.object().fd());
+    return segment;
+  } catch (...) {
+    memory.withdraw();
+    detail::SharedObject::unlink(
+        name);  // still ours: the lock is held, so no cleaner touched the name
+    throw;
+  }
+}
+
+}  // namespace tenon::ipc

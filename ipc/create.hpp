@@ -1,0 +1,34 @@
+// Creating a publication's segment: claim the name, fill it, make it visible last.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <tenon/detail/segment.hpp>
+#include <tenon/detail/wait.hpp>
+#include <tenon/layout.hpp>
+#include <vector>
+
+#include "slot_memory.hpp"
+
+namespace tenon::ipc {
+
+struct SegmentRequest {
+  std::string_view name;
+  const Layout& layout;
+  Mode mode;
+  std::uint64_t slots;
+  std::string_view label;
+  int permissions;  ///< once visible
+  Duration deadline;
+};
+
+/// Creates the segment and, through `memory`, its slots. The returned segment is ready: subscribers
+/// may attach. It holds the publisher's lock. `notes` gets what was removed on the way. Errors:
+/// InvalidName, NameInUse, NotYours, OutOfSpace, DeadlinePassed, SystemError; nothing is left
+/// behind.
+[[nodiscard]] detail::Segment create_segment(const SegmentRequest& request, SlotMemory& memory,
+                                             const Progress& progress,
+                                             std::vector<std::string>& notes);
+
+}  // namespace tenon::ipc

@@ -1,0 +1,166 @@
+// Slots in POSIX shared memory, one object each, pre-faulted once.
+//
+// First touch of shared memory is slow (0.5 to 3 GB/s; on virtual machines the hypervisor faults
+// too), so it is paid here, in parallel, and never again: slots live as long as the publication.
+// MADV_POPULATE_WRITE reports a full /dev/shm as an error where a plain touch would raise SIGBUS.
+#include <sys/mman.h>
+#include <sys/statvfs.h>
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "slot_memory.hpp"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+namespace tenon::ipc {
+namespace {
+
+constexpr std::uint64_t kChunk = 64ULL << 20U;
+
+std::string mib(std::uint64_t bytes) {
+  return std::to_string((bytes + (1U << 20U) - 1) >> 20U) + " MiB";
+}
+
+[[noreturn]] void throw_out_of_space(std::uint64_t needed, std::uint64_t available) {
+  throw Error(
+      Errc::OutOfSpace,
+      "allocating slots: " + mib(needed) + " of shared memory are needed and /dev/shm has " +
+          mib(available) +
+          "; free some ('tenon gc' removes leftovers), or enlarge it: 'mount -o remount,size=…' "
+          "(in containers --shm-size), or publish with fewer slots");
+}
+
+void check_space(std::uint64_t needed) {
+  struct ::statvfs fs {};
+  if (::statvfs("/dev/shm", &fs) != 0) throw SystemError(errno, "looking at /dev/shm");
+  const std::uint64_t available = static_cast<std::uint64_t>(fs.f_bavail) * fs.f_frsize;
+  if (needed > available) throw_out_of_space(needed, available);
+}
+
+// Makes [at, at + bytes) resident. Falls back to fallocate where the kernel (before 5.14) lacks the
+// advice.
+void populate(int fd, std::byte* base, std::uint64_t at, std::uint64_t bytes) {
+  if (::madvise(base + at, bytes, MADV_POPULATE_WRITE) == 0) return;
+  int error = errno;
+  if (error == EINVAL)
+    error = ::posix_fallocate(fd, static_cast<off_t>(at), static_cast<off_t>(bytes));
+  if (error == 0) return;
+  if (error == EFAULT || error == ENOSPC || error == ENOMEM) throw_out_of_space(bytes, 0);
+  throw SystemError(error, "pre-faulting a slot");
+}
+
+class HostSlots final : public SlotMemory {
+ public:
+  explicit HostSlots(const HostSlotOptions& options) : options_(options) {}
+  HostSlots(const HostSlots&) = delete;
+  HostSlots& operator=(const HostSlots&) = delete;
+  ~HostSlots() override { withdraw(); }
+
+  void allocate(const detail::Facts& facts, std::span<const std::uint64_t> sizes,
+                const Progress& progress) override {
+    std::uint64_t total = 0;
+    for (const std::uint64_t size : sizes) total += size;
+    check_space(total);
+    try {
+      std::uint8_t instance[16];
+      std::copy(facts.instance.begin(), facts.instance.end(), instance);
+      for (std::size_t i = 0; i < sizes.size(); ++i) {
+        slots_.push_back(make_slot(detail::slot_object(facts.owner, instance, i), sizes[i]));
+      }
+      prefault(total, progress);
+    } catch (...) {
+      withdraw();
+      throw;
+    }
+  }
+
+  [[nodiscard]] format::Slot describe(std::size_t i) const override {
+    format::Slot slot{};
+    slot.handle_kind = static_cast<std::uint32_t>(format::HandleKind::shm_object);
+    slot.bytes = slots_[i]->mapped_bytes();
+    slot.mapped_bytes = slot.bytes;
+    return slot;
+  }
+  [[nodiscard]] std::byte* data(std::size_t i) const override { return slots_[i]->data(); }
+  [[nodiscard]] detail::SlotPointer pointer(std::size_t i) const override {
+    return {slots_[i], slots_[i]->data()};
+  }
+
+  void withdraw() noexcept override {
+    if (std::exchange(withdrawn_, true)) return;
+    for (const auto& slot : slots_) detail::SharedObject::unlink(slot->name());
+  }
+
+ private:
+  [[nodiscard]] std::shared_ptr<detail::SharedObject> make_slot(const std::string& name,
+                                                                std::uint64_t bytes) const {
+    auto object = detail::SharedObject::create(name, options_.permissions);
+    if (!object)
+      throw Error(Errc::NameInUse, "/dev/shm/" + name + " exists although its name is random");
+    auto slot = std::make_shared<detail::SharedObject>(std::move(*object));
+    if (::ftruncate(slot->fd(), static_cast<off_t>(bytes)) != 0) {
+      const int error = errno;
+      detail::SharedObject::unlink(name);
+      throw SystemError(error, "sizing /dev/shm/" + name);
+    }
+    slot->map(bytes);
+    (void)::madvise(slot->data(), bytes,
+                    MADV_HUGEPAGE);  // helps where /dev/shm is mounted huge=advise
+    return slot;
+  }
+
+  // Chunks are handed out in order to all threads; the first failure stops them.
+  void prefault(std::uint64_t total, const Progress& progress) {
+    std::vector<std::pair<std::size_t, std::uint64_t>> chunks;
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+      for (std::uint64_t at = 0; at < slots_[i]->mapped_bytes(); at += kChunk)
+        chunks.emplace_back(i, at);
+    }
+    std::atomic<std::size_t> next{0};
+    std::mutex mutex;  // guards done, failure and the caller's progress function
+    std::uint64_t done = 0;
+    std::exception_ptr failure;
+    const auto work = [&] {
+      for (std::size_t c = next++; c < chunks.size(); c = next++) {
+        const auto& [i, at] = chunks[c];
+        const detail::SharedObject& slot = *slots_[i];
+        const std::uint64_t bytes = std::min(kChunk, slot.mapped_bytes() - at);
+        try {
+          populate(slot.fd(), slot.data(), at, bytes);
+          const std::lock_guard lock(mutex);
+          done += bytes;
+          if (progress) progress(done, total);
+        } catch (...) {
+          const std::lock_guard lock(mutex);
+          failure = std::current_exception();
+          next = chunks.size();
+        }
+      }
+    };
+    std::vector<std::jthread> helpers;
+    const std::size_t count = std::min<std::size_t>(options_.threads, chunks.size());
+    for (std::size_t i = 1; i < count; ++i) helpers.emplace_back(work);
+    work();
+    helpers.clear();
+    if (failure) std::rethrow_exception(failure);
+  }
+
+  HostSlotOptions options_;
+  std::vector<std::shared_ptr<detail::SharedObject>> slots_;
+  bool withdrawn_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<SlotMemory> make_host_slots(const HostSlotOptions& options) {
+  return std::make_unique<HostSlots>(options);
+}
+
+}  // namespace tenon::ipc

@@ -1,0 +1,153 @@
+#include "log_writer.hpp"
+
+#include <atomic>
+#include <cstdio>
+#include <utility>
+
+#include "reclaim.hpp"
+
+namespace tenon::ipc {
+
+using detail::wake;
+
+void LogWriter::retire(std::uint64_t line, bool withdraw_current) noexcept {
+  header().oldest.store(line, std::memory_order_release);
+  // Full fence, the publisher's half: `oldest` is visible before any cursor below is read (model
+  // M_NOPF).
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (withdraw_current) header().current.store(0, std::memory_order_release);
+  wake(header().wake);  // holders learn that their lease is wanted
+}
+
+void LogWriter::unretire(std::uint64_t oldest, std::uint64_t current) noexcept {
+  header().oldest.store(oldest, std::memory_order_release);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  header().current.store(current, std::memory_order_release);
+  wake(header().wake);
+}
+
+bool LogWriter::nobody_behind(std::uint64_t line, std::uint64_t limit) const {
+  for (std::uint32_t i = 0; i < format::kPlaces; ++i) {
+    // acquire: what a reader did before it moved its cursor is over before the slot is rewritten.
+    const std::uint64_t cursor = segment_.place(i).cursor.load(std::memory_order_acquire);
+    if (cursor == format::kIdle) continue;
+    if (cursor > limit) {
+      const format::Place& row = segment_.place(i);
+      throw Error(Errc::ProtocolError, "place " + std::to_string(i) + " (pid " +
+                                           std::to_string(detail::owner_of(row).pid) + ", '" +
+                                           detail::clean_text(row.label) + "') has cursor " +
+                                           std::to_string(cursor) + ", beyond " +
+                                           std::to_string(limit) + "; stop that process");
+    }
+    if (cursor < line) return false;
+  }
+  return true;
+}
+
+// Frees the places of dead subscribers. Taking the lock is the claim: a newcomer that has it
+// already is left alone, and nobody else can take the place while its row is reset.
+void LogWriter::reclaim_dead() noexcept {
+  const int fd = segment_.object().fd();
+  for (std::uint32_t i = 0; i < format::kPlaces; ++i) {
+    format::Place& row = segment_.place(i);
+    const bool unused = row.state.load(std::memory_order_acquire) ==
+                            static_cast<std::uint32_t>(format::PlaceState::free) &&
+                        row.cursor.load(std::memory_order_relaxed) == format::kIdle;
+    if (unused || !detail::is_dead(fd, i, detail::owner_of(row))) continue;
+    try {
+      if (!detail::try_lock_byte(fd, i)) continue;
+    } catch (const Error& e) {
+      detail::report(e.what());
+      continue;
+    }
+    if (!detail::is_known_running(detail::owner_of(row))) {
+      row.cursor.store(format::kIdle, std::memory_order_release);
+      row.state.store(static_cast<std::uint32_t>(format::PlaceState::free),
+                      std::memory_order_release);
+    }
+    detail::unlock_byte(fd, i);
+  }
+}
+
+bool LogWriter::wait_for_readers(std::uint64_t line, std::uint64_t limit,
+                                 const detail::Deadline& deadline) {
+  return detail::wait_until(
+      header().release, deadline, detail::effective_spin(detail::kDefaultSpin),
+      [&] { return nobody_behind(line, limit); }, [this] { reclaim_dead(); });
+}
+
+bool LogWriter::wait_for_attached(std::uint32_t count, std::uint64_t cursor,
+                                  const detail::Deadline& deadline) {
+  const auto enough = [&] {
+    std::uint32_t found = 0;
+    for (std::uint32_t i = 0; i < format::kPlaces; ++i) {
+      const format::Place& row = segment_.place(i);
+      const bool attached = row.state.load(std::memory_order_acquire) ==
+                            static_cast<std::uint32_t>(format::PlaceState::attached);
+      found += attached && (cursor == 0 || row.cursor.load(std::memory_order_acquire) == cursor)
+                   ? 1U
+                   : 0U;
+    }
+    return found >= count;
+  };
+  if (count == 0) return true;
+  reclaim_dead();
+  return detail::wait_until(header().release, deadline, Duration::zero(), enough,
+                            [this] { reclaim_dead(); });
+}
+
+std::string LogWriter::holders(std::uint64_t line) const {
+  std::string text;
+  for (const SubscriberInfo& s : detail::read_places(segment_)) {
+    const std::uint64_t cursor = segment_.place(s.place).cursor.load(std::memory_order_relaxed);
+    if (cursor == format::kIdle || cursor >= line) continue;
+    char line_text[160];
+    std::snprintf(line_text, sizeof(line_text), "%spid %u (%s) holds version %llu for %.1f s",
+                  text.empty() ? "" : ", ", s.pid, s.label.c_str(),
+                  static_cast<unsigned long long>(s.holds),
+                  std::chrono::duration<double>(s.held_for).count());
+    text += line_text;
+  }
+  return text;
+}
+
+void LogWriter::write_record(std::uint64_t n, const detail::Record& record) noexcept {
+  format::Entry& entry = segment_.entry(n);
+  entry.number.store(0, std::memory_order_relaxed);
+  std::atomic_thread_fence(
+      std::memory_order_release);  // the fields below are not seen under the old number
+  entry.version.store(record.version, std::memory_order_relaxed);
+  entry.bucket.store(record.bucket, std::memory_order_relaxed);
+  entry.slot.store(record.slot, std::memory_order_relaxed);
+  entry.written_in.store(record.written_in, std::memory_order_relaxed);
+  entry.number.store(n, std::memory_order_release);
+}
+
+void LogWriter::complete_version(std::uint64_t start) noexcept {
+  header().published_at.store(detail::monotonic_ns(), std::memory_order_relaxed);
+  // release: the records and every byte of the version are visible to whoever reads this start.
+  header().current.store(start, std::memory_order_release);
+  wake(header().wake);
+}
+
+void LogWriter::complete_record(std::uint64_t n) noexcept {
+  header().completed.store(n, std::memory_order_release);
+  wake(header().wake);
+}
+
+void LogWriter::burn(std::uint64_t next_start) noexcept {
+  header().oldest.store(next_start, std::memory_order_release);
+  wake(header().wake);
+}
+
+void LogWriter::close() noexcept {
+  header().state.store(static_cast<std::uint32_t>(format::State::closed),
+                       std::memory_order_release);
+  // Full fence: either a claimer's row is seen from here on, or it sees `closed` (protocol section
+  // 7).
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  wake(header().wake);
+  unlink_if_named(segment_.object());
+}
+
+}  // namespace tenon::ipc

@@ -1,0 +1,68 @@
+// The publisher's end of the log: records, the retire line, and the words that readers wait for.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <tenon/detail/segment.hpp>
+#include <tenon/detail/wait.hpp>
+#include <tenon/inspect.hpp>
+#include <vector>
+
+namespace tenon::ipc {
+
+/// One writer per word: everything here is written by the publisher alone, except the wake words.
+///
+/// retire and wait:  1 oldest = L   2 full fence   3 read the cursor of ALL places, no cached count
+///                   4 wait until each is IDLE, or >= L, or its owner is dead   5 rewrite what L
+///                   passed
+/// Wrong: reading the cursors before storing `oldest` (model M_LATE): a reader pins in between,
+/// finds nothing retired, and reads what step 5 overwrites.
+class LogWriter {
+ public:
+  explicit LogWriter(detail::Segment segment) : segment_(std::move(segment)) {}
+
+  [[nodiscard]] const detail::Segment& segment() const noexcept { return segment_; }
+  [[nodiscard]] std::uint64_t buckets() const noexcept { return segment_.facts().buckets; }
+  [[nodiscard]] std::uint64_t current() const noexcept {
+    return header().current.load(std::memory_order_relaxed);
+  }
+  [[nodiscard]] std::uint64_t oldest() const noexcept {
+    return header().oldest.load(std::memory_order_relaxed);
+  }
+
+  /// Moves the line: from here on nothing below it can be newly pinned. `withdraw_current`: nothing
+  /// at all.
+  void retire(std::uint64_t line, bool withdraw_current) noexcept;
+  /// Takes a retirement back: nothing was written, so the earlier version is as good as before.
+  void unretire(std::uint64_t oldest, std::uint64_t current) noexcept;
+  /// Waits until nobody is behind the line; false at the deadline. `limit`: no cursor may be above
+  /// it. Throws Error(ProtocolError) naming a subscriber whose cursor is.
+  [[nodiscard]] bool wait_for_readers(std::uint64_t line, std::uint64_t limit,
+                                      const detail::Deadline& deadline);
+  /// Waits until `count` live places are attached (`cursor` 0) or stand at `cursor`; false at the
+  /// deadline.
+  [[nodiscard]] bool wait_for_attached(std::uint32_t count, std::uint64_t cursor,
+                                       const detail::Deadline& deadline);
+  /// Who is behind the line, as text: "pid 12 (engine-0) holds version 3 for 2.1 s".
+  [[nodiscard]] std::string holders(std::uint64_t line) const;
+
+  void write_record(std::uint64_t n, const detail::Record& record) noexcept;
+  /// The version that starts at `start` is complete: all records written, all bytes in place.
+  void complete_version(std::uint64_t start) noexcept;
+  /// Streaming: every record up to n has its bytes in place.
+  void complete_record(std::uint64_t n) noexcept;
+  /// Streaming: the version before `next_start` will never be complete.
+  void burn(std::uint64_t next_start) noexcept;
+  /// Subscribers get Closed from here on; the name goes.
+  void close() noexcept;
+
+ private:
+  [[nodiscard]] format::Header& header() const noexcept { return segment_.header(); }
+  [[nodiscard]] bool nobody_behind(std::uint64_t line, std::uint64_t limit) const;
+  void reclaim_dead() noexcept;
+
+  detail::Segment segment_;
+};
+
+}  // namespace tenon::ipc

@@ -1,0 +1,370 @@
+#include "publisher_impl.hpp"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "create.hpp"
+
+namespace tenon {
+namespace {
+
+unsigned thread_count(unsigned wanted) {
+  return wanted > 0 ? wanted : std::clamp(std::thread::hardware_concurrency(), 1U, 8U);
+}
+
+Mode effective_mode(const Layout& layout, const PublisherOptions& options,
+                    std::vector<std::string>& notes) {
+  if (options.mode != Mode::streaming || layout.bucket_count() >= 3) return options.mode;
+  notes.push_back("streaming needs at least 3 buckets and the layout has " +
+                  std::to_string(layout.bucket_count()) +
+                  ": published in place (a smaller bucket_bytes makes more buckets)");
+  return Mode::in_place;
+}
+
+std::uint64_t slot_count(const Layout& layout, Mode mode, std::uint32_t wanted) {
+  const std::uint64_t buckets = layout.bucket_count();
+  if (mode == Mode::in_place) return buckets;
+  if (mode == Mode::double_buffered) return 2 * buckets;
+  if (wanted == 0) return std::min<std::uint64_t>(4, buckets - 1);
+  if (wanted >= 2 && wanted < buckets) return wanted;
+  throw Error(Errc::InvalidArgument, "streaming with " + std::to_string(wanted) +
+                                         " slots: it takes 2 to " + std::to_string(buckets - 1) +
+                                         " for " + std::to_string(buckets) + " buckets");
+}
+
+}  // namespace
+
+Publisher::Impl::Impl(std::string_view name, const Layout& layout, const PublisherOptions& options)
+    : name_(name),
+      layout_(layout),
+      mode_(effective_mode(layout, options, notes_)),
+      pid_(::getpid()),
+      pool_(thread_count(options.threads)),
+      slots_(ipc::make_host_slots({thread_count(options.threads), options.group ? 0640 : 0600})),
+      buckets_(layout.bucket_count()) {
+  if (options.memory.kind != MemoryKind::host) {
+    throw Error(Errc::NoMemoryKind, "this build of Tenon publishes host memory only");
+  }
+  const ipc::SegmentRequest request{name_,           layout_,
+                                    mode_,           slot_count(layout_, mode_, options.slots),
+                                    options.label,   options.group ? 0660 : 0600,
+                                    options.deadline};
+  log_.emplace(ipc::create_segment(request, *slots_, options.progress, notes_));
+}
+
+void Publisher::Impl::check_owner() const {
+  if (!is_owner()) {
+    throw Error(Errc::ForkedChild, "publication '" + name_ + "' was created by process " +
+                                       std::to_string(pid_) + "; a forked child creates its own");
+  }
+  if (closed_) throw Error(Errc::Closed, "publication '" + name_ + "' is closed");
+}
+
+Publisher::Impl::Attempt& Publisher::Impl::attempt() {
+  check_owner();
+  if (!attempt_)
+    throw Error(Errc::InvalidArgument,
+                "no version of '" + name_ + "' is being written; call begin() first");
+  return *attempt_;
+}
+
+std::uint64_t Publisher::Impl::slot_bytes() const {
+  std::uint64_t total = 0;
+  for (std::uint64_t s = 0; s < log_->segment().facts().slots; ++s)
+    total += slots_->describe(s).bytes;
+  return total;
+}
+
+// `sources` are those of parameters first, first + 1, … in layout order.
+void Publisher::Impl::check_sources(std::span<const Source> sources, std::size_t first) const {
+  for (std::size_t k = 0; k < sources.size(); ++k) {
+    const Source& source = sources[k];
+    const Placement place = layout_[first + k];
+    const auto refuse = [&](const std::string& why) {
+      throw Error(Errc::InvalidArgument, "source " + std::to_string(first + k) + ", of '" +
+                                             std::string(place.name) + "': " + why);
+    };
+    if (layout_.tied_to(first + k)) continue;
+    if (source.dtype && *source.dtype != place.dtype) {
+      refuse("its dtype is " + std::string(info(*source.dtype).name) + ", the layout has " +
+             std::string(info(place.dtype).name) + " (host memory is not cast on the way)");
+    }
+    if (source.bytes && *source.bytes != place.bytes) {
+      refuse("it has " + std::to_string(*source.bytes) + " bytes, the layout has " +
+             std::to_string(place.bytes));
+    }
+    if (source.data == nullptr && place.bytes > 0 &&
+        (!source.unchanged || mode_ == Mode::streaming))
+      refuse("its pointer is null");
+  }
+}
+
+bool Publisher::Impl::is_unchanged(std::size_t bucket, std::span<const Source> sources) const {
+  const auto [first, last] = layout_.bucket_parameters(bucket);
+  if (buckets_[bucket].written_in == 0 || buckets_[bucket].unconfirmed) return false;
+  for (std::size_t i = first; i < last; ++i) {
+    if (!layout_.tied_to(i) && !sources[i - first].unchanged) return false;
+  }
+  return true;
+}
+
+std::uint64_t Publisher::Impl::publish(std::span<const Source> sources,
+                                       const PublishOptions& options) {
+  check_owner();
+  if (sources.size() != layout_.size()) {
+    throw Error(Errc::InvalidArgument,
+                "publishing '" + name_ + "': " + std::to_string(sources.size()) + " sources for " +
+                    std::to_string(layout_.size()) + " parameters");
+  }
+  check_sources(sources, 0);
+  const auto of_bucket = [&](std::size_t b) {
+    const auto [first, last] = layout_.bucket_parameters(b);
+    return sources.subspan(first, last - first);
+  };
+  bool all_unchanged = mode_ != Mode::streaming;
+  for (std::size_t b = 0; b < buckets_.size(); ++b)
+    all_unchanged = all_unchanged && is_unchanged(b, of_bucket(b));
+  begin(options, all_unchanged);
+  try {
+    for (std::size_t b = 0; b < buckets_.size(); ++b) put(b, of_bucket(b));
+    return commit();
+  } catch (...) {
+    abort();
+    throw;
+  }
+}
+
+// Protocol sections 3 and 4. The line is the start of the version to be written when its bytes go
+// where the current version's are (or there is no current one): everybody out. Otherwise it is
+// `current`: the slots to be written are free as soon as nobody is behind that.
+void Publisher::Impl::begin(const PublishOptions& options, bool all_unchanged) {
+  check_owner();
+  if (attempt_)
+    throw Error(Errc::InvalidArgument, "version " + std::to_string(attempt_->version) + " of '" +
+                                           name_ + "' is still being written");
+  Attempt a{.version = next_version_, .deadline = detail::Deadline(options.deadline)};
+  a.saved_oldest = log_->oldest();
+  a.saved_current = log_->current();
+  a.progress.assign(buckets_.size(), Progress::missing);
+  a.slot.assign(buckets_.size(), 0);
+  a.unchanged.assign(buckets_.size(), false);
+  const std::uint64_t first = format::start_of(a.version, buckets_.size());
+  const bool streaming = mode_ == Mode::streaming;
+  if (!log_->wait_for_attached(options.require, streaming ? first : 0, a.deadline)) {
+    throw Error(Errc::DeadlinePassed, "publishing version " + std::to_string(a.version) + " of '" +
+                                          name_ + "': fewer than " +
+                                          std::to_string(options.require) + " subscribers are " +
+                                          (streaming ? "waiting for it" : "attached"));
+  }
+  attempt_ = std::move(a);
+  if (streaming) return;
+  const bool everybody_out =
+      attempt_->saved_current == 0 || (mode_ == Mode::in_place && !all_unchanged);
+  const std::uint64_t line = everybody_out ? first : attempt_->saved_current;
+  log_->retire(line, everybody_out);
+  try {
+    await_readers(line);
+  } catch (...) {
+    abort();
+    throw;
+  }
+}
+
+void Publisher::Impl::await_readers(std::uint64_t line) {
+  const std::uint64_t limit = format::start_of(attempt_->version + 1, buckets_.size());
+  if (log_->wait_for_readers(line, limit, attempt_->deadline)) return;
+  throw Error(Errc::DeadlinePassed,
+              "publishing version " + std::to_string(attempt_->version) + " of '" + name_ +
+                  "': waiting for subscribers to let go: " + log_->holders(line) +
+                  "; release the lease there, or stop that process");
+}
+
+// Record n may be written once nobody needs record n-K, whose slot it takes. The line never goes
+// back.
+void Publisher::Impl::open_streaming(std::size_t bucket) {
+  const std::uint64_t n = start() + bucket;
+  const std::uint64_t slots = log_->segment().facts().slots;
+  if (bucket > 0 && attempt_->progress[bucket - 1] != Progress::sealed) {
+    throw Error(Errc::InvalidArgument, "streaming: bucket " + std::to_string(bucket) +
+                                           " before bucket " + std::to_string(bucket - 1) +
+                                           " is sealed");
+  }
+  const std::uint64_t line = std::max(log_->oldest(), n > slots ? n - slots + 1 : 1);
+  if (line != log_->oldest()) log_->retire(line, false);
+  await_readers(line);
+  attempt_->slot[bucket] = static_cast<std::uint32_t>(n % slots);
+}
+
+std::byte* Publisher::Impl::open(std::size_t bucket) {
+  Attempt& a = attempt();
+  if (bucket >= buckets_.size() || a.progress[bucket] != Progress::missing) {
+    throw Error(Errc::InvalidArgument, "bucket " + std::to_string(bucket) + " of version " +
+                                           std::to_string(a.version) +
+                                           " does not exist or was written already");
+  }
+  const Bucket& b = buckets_[bucket];
+  if (mode_ == Mode::streaming) {
+    open_streaming(bucket);
+  } else {
+    const auto home = static_cast<std::uint32_t>(bucket);
+    const auto other = static_cast<std::uint32_t>(bucket + buckets_.size());
+    // The slot that the current version does not name; never by parity of the version, which kept
+    // buckets and aborted versions upset (model mut_parity).
+    const bool home_is_taken =
+        mode_ == Mode::double_buffered && log_->current() != 0 && b.slot == home;
+    a.slot[bucket] = home_is_taken ? other : home;
+  }
+  a.written = true;
+  a.progress[bucket] = Progress::open;
+  // In place there is no other copy: from here until the commit the bucket holds nothing whole.
+  if (mode_ == Mode::in_place) buckets_[bucket].written_in = 0;
+  return slots_->data(a.slot[bucket]);
+}
+
+void Publisher::Impl::seal(std::size_t bucket) { seal_as(bucket, false); }
+
+void Publisher::Impl::seal_as(std::size_t bucket, bool unchanged) {
+  Attempt& a = attempt();
+  if (bucket >= buckets_.size() || a.progress[bucket] != Progress::open) {
+    throw Error(Errc::InvalidArgument,
+                "seal of bucket " + std::to_string(bucket) + ", which is not open");
+  }
+  a.progress[bucket] = Progress::sealed;
+  a.unchanged[bucket] = unchanged;
+  if (mode_ != Mode::streaming) return;
+  // Changed bytes count from the moment a reader may have them, commit or no commit.
+  if (!unchanged) buckets_[bucket].written_in = a.version;
+  const std::uint64_t n = start() + bucket;
+  log_->write_record(n, {a.version, static_cast<std::uint32_t>(bucket), a.slot[bucket],
+                         buckets_[bucket].written_in});
+  log_->complete_record(n);
+}
+
+void Publisher::Impl::put(std::size_t bucket, std::span<const Source> sources) {
+  if (bucket >= buckets_.size())
+    throw Error(Errc::InvalidArgument, "there is no bucket " + std::to_string(bucket));
+  const auto [first, last] = layout_.bucket_parameters(bucket);
+  if (sources.size() != last - first) {
+    throw Error(Errc::InvalidArgument, "bucket " + std::to_string(bucket) + " has " +
+                                           std::to_string(last - first) + " parameters and got " +
+                                           std::to_string(sources.size()) + " sources");
+  }
+  check_sources(sources, first);
+  const bool unchanged = is_unchanged(bucket, sources);
+  if (unchanged && mode_ != Mode::streaming) {
+    keep(bucket);
+    return;
+  }
+  for (std::size_t i = first; i < last; ++i) {
+    if (sources[i - first].data != nullptr || layout_[i].bytes == 0 || layout_.tied_to(i)) continue;
+    throw Error(Errc::DirtyBucket,
+                "bucket " + std::to_string(bucket) +
+                    " must be written again (an aborted version touched it, or " +
+                    "another of its parameters changed), and '" + std::string(layout_[i].name) +
+                    "' came without a pointer");
+  }
+  copy_sources(bucket, sources, open(bucket));
+  seal_as(bucket, unchanged);
+}
+
+void Publisher::Impl::copy_sources(std::size_t bucket, std::span<const Source> sources,
+                                   std::byte* to) {
+  const auto [first, last] = layout_.bucket_parameters(bucket);
+  pieces_.clear();
+  for (std::size_t i = first; i < last; ++i) {
+    const Placement place = layout_[i];
+    const auto* from = static_cast<const std::byte*>(sources[i - first].data);
+    // A tied parameter's bytes came with the original; one born in its slot is there already.
+    if (layout_.tied_to(i) || place.bytes == 0 || from == to + place.offset) continue;
+    pieces_.push_back({to + place.offset, from, place.bytes});
+  }
+  pool_.run(pieces_);
+}
+
+void Publisher::Impl::keep(std::size_t bucket) {
+  Attempt& a = attempt();
+  if (mode_ == Mode::streaming)
+    throw Error(Errc::InvalidArgument,
+                "streaming keeps no whole version: put the bucket with `unchanged` sources");
+  if (bucket >= buckets_.size() || a.progress[bucket] != Progress::missing) {
+    throw Error(Errc::InvalidArgument,
+                "bucket " + std::to_string(bucket) + " does not exist or was written already");
+  }
+  if (buckets_[bucket].written_in == 0) {
+    throw Error(Errc::DirtyBucket,
+                "bucket " + std::to_string(bucket) + " holds no whole version to keep; put it");
+  }
+  a.progress[bucket] = Progress::kept;
+  a.slot[bucket] = buckets_[bucket].slot;
+}
+
+std::uint64_t Publisher::Impl::commit() {
+  Attempt& a = attempt();
+  for (std::size_t b = 0; b < buckets_.size(); ++b) {
+    if (a.progress[b] == Progress::sealed || a.progress[b] == Progress::kept) continue;
+    throw Error(
+        Errc::IncompleteVersion,
+        "version " + std::to_string(a.version) + " of '" + name_ + "': bucket " +
+            std::to_string(b) +
+            (a.progress[b] == Progress::open ? " is open" : " was neither written nor kept"));
+  }
+  for (std::size_t b = 0; b < buckets_.size(); ++b) finish_bucket(b);
+  log_->complete_version(start());
+  next_version_ = a.version + 1;
+  const std::uint64_t version = a.version;
+  attempt_.reset();
+  return version;
+}
+
+void Publisher::Impl::finish_bucket(std::size_t bucket) {
+  const Attempt& a = *attempt_;
+  Bucket& b = buckets_[bucket];
+  b.unconfirmed = false;
+  b.slot = a.slot[bucket];
+  if (mode_ == Mode::streaming) return;  // its record is out already
+  if (a.progress[bucket] == Progress::sealed) b.written_in = a.version;
+  log_->write_record(start() + bucket,
+                     {a.version, static_cast<std::uint32_t>(bucket), b.slot, b.written_in});
+}
+
+void Publisher::Impl::abort() noexcept {
+  if (!attempt_ || !is_owner()) return;
+  const Attempt& a = *attempt_;
+  for (std::size_t b = 0; b < buckets_.size(); ++b) {
+    if (a.progress[b] == Progress::open || (a.progress[b] == Progress::sealed && !a.unchanged[b]))
+      buckets_[b].unconfirmed = true;
+  }
+  if (mode_ == Mode::streaming) {
+    // Readers may have seen records of this attempt: its numbers are burnt (model NOBURN).
+    if (a.written) {
+      log_->burn(format::start_of(a.version + 1, buckets_.size()));
+      next_version_ = a.version + 1;
+    }
+  } else if (!a.written) {
+    log_->unretire(a.saved_oldest, a.saved_current);
+  }
+  attempt_.reset();
+}
+
+std::byte* Publisher::Impl::storage(std::string_view parameter) {
+  check_owner();
+  if (mode_ != Mode::in_place) {
+    throw Error(Errc::InvalidArgument, std::string("storage() of a publication in mode ") +
+                                           name_of(mode_) +
+                                           ": only in place do parameters stay where they are");
+  }
+  const Placement place = layout_[layout_.at(parameter)];
+  return slots_->data(place.bucket) + place.offset;
+}
+
+void Publisher::Impl::close() noexcept {
+  if (closed_ || !log_) return;
+  abort();
+  closed_ = true;
+  slots_->withdraw();  // host memory: the names go now, the pages with the last mapping
+  log_->close();       // the header's name last: until then a cleaner can find the slots
+  detail::ForkGuard::forget(log_->segment().object().fd());
+}
+
+}  // namespace tenon

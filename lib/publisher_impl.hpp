@@ -1,0 +1,101 @@
+// The publisher's state: which version is being written, which slot each bucket lives in.
+#pragma once
+
+#include <unistd.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <tenon/publisher.hpp>
+#include <vector>
+
+#include "copy_pool.hpp"
+#include "log_writer.hpp"
+#include "slot_memory.hpp"
+
+namespace tenon {
+
+class Publisher::Impl {
+ public:
+  Impl(std::string_view name, const Layout& layout, const PublisherOptions& options);
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+  ~Impl() { close(); }
+
+  // What Publisher and Publisher::Update offer; see publisher.hpp.
+  std::uint64_t publish(std::span<const Source> sources, const PublishOptions& options);
+  void begin(const PublishOptions& options, bool all_unchanged);
+  std::byte* open(std::size_t bucket);
+  void seal(std::size_t bucket);
+  void put(std::size_t bucket, std::span<const Source> sources);
+  void keep(std::size_t bucket);
+  std::uint64_t commit();
+  void abort() noexcept;
+  std::byte* storage(std::string_view parameter);
+  void close() noexcept;
+
+  void check_owner() const;
+  [[nodiscard]] bool is_owner() const noexcept { return ::getpid() == pid_; }
+  [[nodiscard]] const ipc::LogWriter& log() const noexcept { return *log_; }
+  [[nodiscard]] const Layout& layout() const noexcept { return layout_; }
+  [[nodiscard]] Mode mode() const noexcept { return mode_; }
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }
+  [[nodiscard]] const std::vector<std::string>& notes() const noexcept { return notes_; }
+  [[nodiscard]] std::uint64_t slot_bytes() const;
+  [[nodiscard]] std::uint64_t attempted_version() const noexcept {
+    return attempt_ ? attempt_->version : 0;
+  }
+  [[nodiscard]] std::uint64_t committed_version() const noexcept { return next_version_ - 1; }
+
+ private:
+  /// What is known of a bucket between versions.
+  struct Bucket {
+    std::uint32_t slot = 0;  ///< that the newest complete version names
+    std::uint64_t written_in =
+        0;  ///< the version that wrote that slot's bytes; 0: nothing whole is there
+    bool unconfirmed = false;  ///< an aborted version put other bytes: a source's `unchanged` is no
+                               ///< longer believed
+  };
+  enum class Progress : std::uint8_t { missing, open, sealed, kept };
+  struct Attempt {
+    std::uint64_t version = 0;
+    detail::Deadline deadline;
+    std::uint64_t saved_oldest = 0;  ///< to un-retire, as long as nothing was written
+    std::uint64_t saved_current = 0;
+    bool written = false;  ///< a byte or a record of this version is out
+    std::vector<Progress> progress{};
+    std::vector<std::uint32_t> slot{};
+    std::vector<bool>
+        unchanged{};  ///< sealed with bytes equal to those of the newest complete version
+  };
+
+  [[nodiscard]] std::uint64_t start() const noexcept {
+    return format::start_of(attempt_->version, layout_.bucket_count());
+  }
+  [[nodiscard]] Attempt& attempt();
+  void check_sources(std::span<const Source> sources, std::size_t first) const;
+  [[nodiscard]] bool is_unchanged(std::size_t bucket, std::span<const Source> sources) const;
+  void await_readers(std::uint64_t line);
+  void open_streaming(std::size_t bucket);
+  void seal_as(std::size_t bucket, bool unchanged);
+  void copy_sources(std::size_t bucket, std::span<const Source> sources, std::byte* to);
+  void finish_bucket(std::size_t bucket);
+
+  std::string name_;
+  Layout layout_;
+  Mode mode_;
+  pid_t pid_;
+  std::vector<std::string> notes_;
+  CopyPool pool_;
+  std::unique_ptr<ipc::SlotMemory> slots_;
+  std::optional<ipc::LogWriter> log_;
+  std::vector<Bucket> buckets_;
+  std::uint64_t next_version_ = 1;
+  std::optional<Attempt> attempt_;
+  std::vector<CopyPiece> pieces_;  ///< kept to reuse its memory
+  bool closed_ = false;
+};
+
+}  // namespace tenon
