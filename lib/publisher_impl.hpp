@@ -85,9 +85,9 @@ class Publisher::Impl {
 
   std::string name_;
   Layout layout_;
+  std::vector<std::string> notes_;  ///< before mode_, whose choice it explains
   Mode mode_;
   pid_t pid_;
-  std::vector<std::string> notes_;
   CopyPool pool_;
   std::unique_ptr<ipc::SlotMemory> slots_;
   std::optional<ipc::LogWriter> log_;

@@ -1,7 +1,6 @@
 // Models that Tenon knows by name: their parameters without their weights.
 //
-// For tools that need a real model's tensors but no checkpoint: `tenon plan --model`, benchmarks,
-// tests.
+// For planning, benchmarks and tests that need a real model's tensors but no checkpoint.
 #pragma once
 
 #include <cstdint>

@@ -106,8 +106,7 @@ class File {
 ///
 /// Units:    offsets and sizes are bytes.
 /// Errors:   as File; also Error(BadFile) when a tensor is in two files, when an index and its
-/// files
-///           disagree, or when there is no tensor at all.
+///           files disagree, or when there is no tensor at all.
 /// Threads:  const members may be called from any number of threads at once.
 class Checkpoint {
  public:
@@ -151,8 +150,7 @@ class Checkpoint {
 ///
 /// Units:    sizes are bytes.
 /// Errors:   Error(InvalidArgument) for a call or a parameter that cannot be right; SystemError
-/// (with
-///           the path) when the system refuses. A failed write() may be tried again.
+///           with the path when the system refuses. A failed write() may be tried again.
 /// Threads:  no locking inside; one thread at a time.
 class Writer {
  public:

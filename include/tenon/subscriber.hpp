@@ -109,7 +109,7 @@ inline Subscriber Subscriber::attach(std::string_view name, const AttachOptions&
       if (auto attachment = detail::Attachment::claim(std::move(*found.segment), options.label)) {
         return {std::move(attachment), detail::effective_spin(options.spin)};
       }
-      continue;  // closed in this very moment
+      found.state = Attach::stale;  // closed in this very moment
     }
     if (found.state == Attach::wrong_version) throw Error(Errc::WrongVersion, what);
     if (found.state == Attach::not_yours) throw Error(Errc::NotYours, what);

@@ -68,19 +68,17 @@ class SlotTable {
  public:
   using Instance = std::array<std::uint8_t, 16>;
 
-  static void add(const Instance& instance, std::uint64_t slot, const SlotPointer& pointer) {
-    SlotTable& table = self();
-    const std::lock_guard lock(table.mutex_);
-    table.slots_[{instance, slot}] = pointer;
+  void add(const Instance& instance, std::uint64_t slot, const SlotPointer& pointer) {
+    const std::lock_guard lock(mutex_);
+    slots_[{instance, slot}] = pointer;
   }
 
-  static SlotPointer open(const Facts& facts, std::uint64_t index, const format::Slot& slot) {
-    SlotTable& table = self();
-    const std::lock_guard lock(table.mutex_);
-    for (auto it = table.slots_.begin(); it != table.slots_.end();) {
-      it = it->second.expired() ? table.slots_.erase(it) : std::next(it);
+  SlotPointer open(const Facts& facts, std::uint64_t index, const format::Slot& slot) {
+    const std::lock_guard lock(mutex_);
+    for (auto it = slots_.begin(); it != slots_.end();) {
+      it = it->second.expired() ? slots_.erase(it) : std::next(it);
     }
-    std::weak_ptr<const std::byte>& known = table.slots_[{facts.instance, index}];
+    std::weak_ptr<const std::byte>& known = slots_[{facts.instance, index}];
     if (SlotPointer pointer = known.lock()) return pointer;
     SlotPointer pointer = ops_for(facts.memory).open(facts, index, slot);
     known = pointer;
@@ -88,11 +86,6 @@ class SlotTable {
   }
 
  private:
-  static SlotTable& self() {
-    static auto* table =
-        new SlotTable;  // never destroyed: subscribers may outlive static destruction
-    return *table;
-  }
   std::mutex mutex_;
   std::map<std::pair<Instance, std::uint64_t>, std::weak_ptr<const std::byte>> slots_;
 };

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -168,36 +169,48 @@ class Segment {
   Facts facts_;
 };
 
+/// A T of this process alone: a forked child gets a fresh one, with nothing of its parent's in it
+/// and no mutex that another thread held at the fork. Never destroyed: subscribers may outlive
+/// static destruction.
+template <class T>
+[[nodiscard]] T& per_process() {
+  struct Owned {
+    pid_t pid;
+    T value;
+  };
+  static std::atomic<Owned*> current{nullptr};
+  Owned* known = current.load(std::memory_order_acquire);
+  while (known == nullptr || known->pid != ::getpid()) {
+    auto* fresh = new Owned{::getpid(), {}};
+    if (current.compare_exchange_strong(known, fresh, std::memory_order_acq_rel))
+      return fresh->value;
+    delete fresh;  // another thread was first; `known` is its
+  }
+  return known->value;
+}
+
 /// Layouts this process has read, by hash: attaching again parses nothing.
-class LayoutCache {
- public:
-  static std::optional<Layout> find(std::uint64_t hash, std::uint64_t bytes) {
-    LayoutCache& cache = instance();
-    const std::lock_guard lock(cache.mutex_);
-    for (const Layout& layout : cache.recent_) {
+struct LayoutCache {
+  static constexpr std::size_t kKept = 4;
+  std::mutex mutex;
+  std::list<Layout> recent;
+
+  std::optional<Layout> find(std::uint64_t hash, std::uint64_t bytes) {
+    const std::lock_guard lock(mutex);
+    for (const Layout& layout : recent) {
       if (layout.hash() == hash && layout.bytes().second == bytes) return layout;
     }
     return std::nullopt;
   }
-  static void keep(const Layout& layout) {
-    LayoutCache& cache = instance();
-    const std::lock_guard lock(cache.mutex_);
-    cache.recent_.push_front(layout);
-    if (cache.recent_.size() > kKept) cache.recent_.pop_back();
+  void keep(const Layout& layout) {
+    const std::lock_guard lock(mutex);
+    recent.push_front(layout);
+    if (recent.size() > kKept) recent.pop_back();
   }
-
- private:
-  static constexpr std::size_t kKept = 4;
-  static LayoutCache& instance() {
-    static LayoutCache cache;
-    return cache;
-  }
-  std::mutex mutex_;
-  std::list<Layout> recent_;
 };
 
 inline Layout Segment::layout() const {
-  if (auto known = LayoutCache::find(facts_.layout_hash, facts_.layout_bytes)) {
+  if (auto known = per_process<LayoutCache>().find(facts_.layout_hash, facts_.layout_bytes)) {
     check_field(known->bucket_count() == facts_.buckets, "bucket_count", facts_.buckets,
                 "that of its layout");
     return *known;
@@ -209,7 +222,7 @@ inline Layout Segment::layout() const {
               "the hash of the layout's bytes");
   check_field(layout.bucket_count() == facts_.buckets, "bucket_count", facts_.buckets,
               "that of its layout");
-  LayoutCache::keep(layout);
+  per_process<LayoutCache>().keep(layout);
   return layout;
 }
 
@@ -326,7 +339,8 @@ struct Found {
     }
     if (e.error() == ELOOP)
       return {Attach::not_yours, "/dev/shm/" + object_name + " is a symbolic link"};
-    if (e.error() == EISDIR || e.error() == ENXIO) {
+    if (e.error() == EISDIR || e.error() == EINVAL ||
+        e.error() == ENXIO) {  // EINVAL: glibc's word for a directory
       return {Attach::not_yours, "/dev/shm/" + object_name + " is not a regular file"};
     }
     throw;

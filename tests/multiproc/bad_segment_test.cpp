@@ -1,0 +1,120 @@
+// What stands under a name is untrusted: anything impossible is an error that names it, never a
+// crash.
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <fstream>
+#include <support/support.hpp>
+
+namespace tenon::test {
+namespace {
+
+class BadSegment : public ::testing::Test {
+ protected:
+  ~BadSegment() override { ::unlink(path_.c_str()); }
+  void write(const std::string& bytes) const { std::ofstream(path_, std::ios::binary) << bytes; }
+  std::string attach() const {
+    return thrown([this] { (void)Subscriber::attach(name_, {.deadline = 20ms}); });
+  }
+  std::string name_ = unique_name("bad");
+  std::string path_ = "/dev/shm/" + detail::publication_object(::geteuid(), name_);
+};
+
+TEST_F(BadSegment, GarbageNamesTheField) {
+  write(std::string(100'000, 'x'));
+  EXPECT_NE(attach().find("BadFormat: the publication's magic"), std::string::npos) << attach();
+}
+
+TEST_F(BadSegment, TooShortIsSaid) {
+  write("short");
+  EXPECT_NE(attach().find("5 bytes long, shorter than a header"), std::string::npos) << attach();
+  EXPECT_EQ(Subscriber::probe(name_), Attach::stale);
+}
+
+TEST_F(BadSegment, HalfCreatedIsStaleWhenNobodyCreatesIt) {
+  write(std::string(100'000, '\0'));
+  EXPECT_NE(attach().find("left behind half created"), std::string::npos) << attach();
+}
+
+TEST_F(BadSegment, NotARegularFileIsRefused) {
+  ASSERT_EQ(::mkfifo(path_.c_str(), 0600), 0);
+  EXPECT_NE(attach().find("NotYours"), std::string::npos) << attach();
+  ::unlink(path_.c_str());
+  ASSERT_EQ(::symlink("/etc/passwd", path_.c_str()), 0);
+  EXPECT_NE(attach().find("symbolic link"), std::string::npos) << attach();
+  ::unlink(path_.c_str());
+  ASSERT_EQ(::mkdir(path_.c_str(), 0700), 0);
+  EXPECT_NE(attach().find("not a regular file"), std::string::npos) << attach();
+  ::rmdir(path_.c_str());
+}
+
+TEST_F(BadSegment, AnotherUsersIsRefused) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root to make a file of another user";
+  write("x");
+  ASSERT_EQ(::chown(path_.c_str(), 12345, 12345), 0);
+  EXPECT_NE(attach().find("belongs to uid 12345"), std::string::npos) << attach();
+}
+
+TEST_F(BadSegment, PublisherReplacesGarbageAndSaysSo) {
+  write(std::string(100'000, 'x'));
+  const Model model;
+  Publisher pub = Publisher::create(name_, model.layout);
+  ASSERT_EQ(pub.notes().size(), 1U);
+  EXPECT_NE(pub.notes()[0].find("damaged"), std::string::npos) << pub.notes()[0];
+}
+
+TEST_F(BadSegment, OtherMajorVersionIsRefused) {
+  const Model model;
+  Publisher pub = Publisher::create(name_, model.layout);
+  auto object = detail::SharedObject::open(detail::publication_object(::geteuid(), name_),
+                                           detail::SharedObject::Access::read_write);
+  object->map(sizeof(format::Header));
+  reinterpret_cast<format::Header*>(object->data())->major = 2;
+  EXPECT_NE(attach().find("WrongVersion: attaching"), std::string::npos) << attach();
+  EXPECT_EQ(Subscriber::probe(name_), Attach::wrong_version);
+  reinterpret_cast<format::Header*>(object->data())->major = 1;
+  reinterpret_cast<format::Header*>(object->data())->minor = 7;
+  EXPECT_EQ(attach(), "nothing") << "a newer minor version only uses reserved bytes";
+}
+
+// Flips bytes of a live publication, everywhere, and attaches and reads each time.
+TEST_F(BadSegment, NoFlippedByteCrashesAReader) {
+  Model model;
+  Publisher pub = Publisher::create(name_, model.layout);
+  pub.publish(model.sources(1));
+  auto object = detail::SharedObject::open(detail::publication_object(::geteuid(), name_),
+                                           detail::SharedObject::Access::read_write);
+  const auto size = static_cast<std::uint64_t>(object->status().st_size);
+  object->map(size);
+  const format::Sections at(model.layout.bucket_count(), 2 * model.layout.bucket_count(),
+                            model.layout.bytes().second);
+  Child reader([&] {
+    std::uint64_t refused = 0;
+    for (std::uint64_t i = 0; i < size; ++i) {
+      if (i == sizeof(format::Header)) i = at.slots;  // the places are the readers' own words
+      std::byte& byte = object->data()[i];
+      const std::byte before = byte;
+      for (const std::byte flip : {std::byte{0x01}, std::byte{0x80}, std::byte{0xFF}}) {
+        byte = before ^ flip;
+        try {
+          auto sub = Subscriber::attach(name_, {.deadline = 0s});
+          if (const auto lease = sub.try_acquire()) {
+            for (const View& view : *lease) {  // touch the ends: inside the mapping or a crash
+              if (view.bytes() > 0)
+                refused +=
+                    static_cast<std::uint64_t>(view.data()[0] ^ view.data()[view.bytes() - 1]) & 0U;
+            }
+          }
+        } catch (const Error&) {
+          ++refused;
+        }
+      }
+      byte = before;
+    }
+    return refused > 1000 ? 0 : 1;
+  });
+  EXPECT_EQ(reader.wait(120s), 0);
+}
+
+}  // namespace
+}  // namespace tenon::test

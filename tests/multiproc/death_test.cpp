@@ -1,0 +1,227 @@
+// SIGKILL, at any moment, of either side: the others are told, nothing hangs, the name works again.
+#include <support/support.hpp>
+
+namespace tenon::test {
+namespace {
+
+class Death : public ::testing::Test {
+ protected:
+  ~Death() override { (void)gc(false); }
+  /// A child that publishes version 1 and then stays.
+  Child trainer(Mode mode = Mode::in_place) {
+    return Child([this, mode] {
+      Publisher pub = Publisher::create(name_, model_.layout, {.mode = mode});
+      pub.publish(model_.sources(1));
+      ready_.poke();
+      for (;;) ::pause();
+      return 0;
+    });
+  }
+  std::string name_ = unique_name("death");
+  Model model_;
+  Signal ready_;
+};
+
+TEST_F(Death, WaitingSubscriberIsToldThatThePublisherIsGone) {
+  Child pub = trainer();
+  ASSERT_TRUE(ready_.wait());
+  Child reader([&] {
+    auto sub = Subscriber::attach(name_);
+    const Lease lease = sub.wait(newest(), kPatience);
+    ready_.poke();
+    EXPECT_THROWS(PublisherGone, "died", (void)sub.wait(newer_than(1), kPatience));
+    EXPECT_EQ(lease.publisher(), PublisherStatus::gone);
+    EXPECT_EQ(model_.wrong(lease), 0U) << "host memory stays readable";
+    return 0;
+  });
+  ASSERT_TRUE(ready_.wait());
+  pub.signal(SIGKILL);  // not reaped: a zombie is dead
+  EXPECT_EQ(reader.wait(1s), 0) << "must be noticed within 1 s";
+}
+
+TEST_F(Death, LoadingSubscriberIsToldToo) {
+  Child pub([&] {
+    Publisher p = Publisher::create(name_, model_.layout, {.mode = Mode::streaming, .slots = 2});
+    auto update = p.begin({.require = 1});
+    const auto sources = model_.sources(1);
+    const auto [first, last] = model_.layout.bucket_parameters(0);
+    update.put(0, std::span(sources).subspan(first, last - first));
+    ready_.poke();
+    for (;;) ::pause();
+    return 0;
+  });
+  auto sub = Subscriber::attach(name_, {.deadline = kPatience});
+  Destination into(model_);
+  sub.join();
+  ASSERT_TRUE(ready_.wait());
+  std::jthread killer([&] {
+    std::this_thread::sleep_for(20ms);
+    pub.signal(SIGKILL);
+  });
+  EXPECT_THROWS(PublisherGone, "died", (void)sub.load(into.plan, kPatience));
+  EXPECT_EQ(into.plan.state(), LoadState::torn);
+}
+
+TEST_F(Death, CloseIsToldApartFromDeath) {
+  auto pub = std::make_unique<Publisher>(Publisher::create(name_, model_.layout));
+  pub->publish(model_.sources(1));
+  auto sub = Subscriber::attach(name_);
+  const Lease lease = sub.wait(newest(), kPatience);
+  std::jthread closer([&] {
+    std::this_thread::sleep_for(20ms);
+    pub.reset();
+  });
+  EXPECT_THROWS(Closed, "closed the publication", (void)sub.wait(newer_than(1), kPatience));
+  EXPECT_EQ(lease.publisher(), PublisherStatus::closed);
+  EXPECT_EQ(model_.wrong(lease), 0U) << "the mapping outlives the name";
+  EXPECT_TRUE(shm_objects(name_).empty());
+}
+
+TEST_F(Death, SuccessorReplacesTheDeadPublishersLeftovers) {
+  Child dead = trainer();
+  ASSERT_TRUE(ready_.wait());
+  auto old = Subscriber::attach(name_);
+  const Lease held = old.wait(newest(), kPatience);
+  dead.kill();
+  EXPECT_EQ(Subscriber::probe(name_), Attach::stale);
+  EXPECT_THROWS(PublisherGone, "left behind by process",
+                (void)Subscriber::attach(name_, {.deadline = 10ms}));
+
+  Publisher pub = Publisher::create(name_, model_.layout);
+  ASSERT_EQ(pub.notes().size(), 1U);
+  EXPECT_NE(pub.notes()[0].find("which is gone"), std::string::npos);
+  pub.publish(model_.sources(1));
+  auto sub = Subscriber::attach(name_);
+  EXPECT_EQ(model_.wrong(sub.wait(newest(), kPatience)), 0U);
+  EXPECT_EQ(model_.wrong(held), 0U) << "a reader of the old instance keeps its bytes";
+}
+
+TEST_F(Death, AttachWaitsForTheSuccessor) {
+  Child dead = trainer();
+  ASSERT_TRUE(ready_.wait());
+  dead.kill();
+  Child next([&] {
+    std::this_thread::sleep_for(50ms);
+    Publisher pub = Publisher::create(name_, model_.layout);
+    pub.publish(model_.sources(1));
+    for (;;) ::pause();
+    return 0;
+  });
+  auto sub = Subscriber::attach(name_, {.deadline = kPatience});
+  EXPECT_EQ(model_.wrong(sub.wait(newest(), kPatience)), 0U);
+}
+
+TEST_F(Death, DeadSubscribersPlaceIsReclaimedAndGatesNothing) {
+  Publisher pub = Publisher::create(name_, model_.layout);
+  pub.publish(model_.sources(1));
+  for (int round = 0; round < 70; ++round) {  // more than there are places
+    Child reader([&] {
+      auto sub = Subscriber::attach(name_);
+      const Lease lease = sub.wait(newest(), kPatience);
+      ready_.poke();
+      for (;;) ::pause();
+      return 0;
+    });
+    ASSERT_TRUE(ready_.wait());
+    reader.kill();
+  }
+  EXPECT_EQ(pub.publish(model_.sources(2), {.deadline = kPatience}), 2U);
+  EXPECT_TRUE(pub.subscribers().empty());
+}
+
+TEST_F(Death, ForkedChildThatLivesOnDoesNotKeepItsParentAlive) {
+  Signal forked;
+  Child pub([&] {
+    Publisher p = Publisher::create(name_, model_.layout);
+    p.publish(model_.sources(1));
+    const pid_t loader = ::fork();
+    if (loader == 0) {  // a data loader: knows nothing of Tenon, outlives its parent
+      ::prctl(PR_SET_PDEATHSIG, 0);
+      forked.poke();
+      ::sleep(20);
+      ::_exit(0);
+    }
+    for (;;) ::pause();
+    return 0;
+  });
+  ASSERT_TRUE(forked.wait());
+  auto sub = Subscriber::attach(name_);
+  pub.kill();
+  EXPECT_THROWS(PublisherGone, "died", (void)sub.wait(newer_than(1), kPatience));
+}
+
+TEST_F(Death, PublisherKilledAnywhereLeavesNothingThatHurts) {
+  // Kills at random moments of create, publish and close; whoever comes next must always get
+  // through.
+  for (int round = 0; round < 40; ++round) {
+    Child pub([&] {
+      for (;;) {
+        Publisher p =
+            Publisher::create(name_, model_.layout,
+                              {.mode = round % 2 == 0 ? Mode::in_place : Mode::double_buffered});
+        for (std::uint64_t v = 1; v <= 3; ++v) p.publish(model_.sources(v));
+      }
+      return 0;
+    });
+    Child reader([&] {
+      for (;;) {
+        try {
+          auto sub = Subscriber::attach(name_, {.deadline = kPatience});
+          for (std::uint64_t seen = 0;;) {
+            const Lease lease = sub.wait(newer_than(seen), kPatience);
+            seen = lease.version();
+            if (model_.wrong(lease) != 0) return 1;
+          }
+        } catch (const Error& e) {
+          if (e.code() != Errc::PublisherGone && e.code() != Errc::Closed) throw;
+        }
+      }
+      return 0;
+    });
+    std::this_thread::sleep_for(std::chrono::microseconds(2000 + round * 731));
+    pub.kill();
+    Publisher next = Publisher::create(name_, model_.layout, {.deadline = kPatience});
+    next.publish(model_.sources(1), {.deadline = kPatience});
+    auto sub = Subscriber::attach(name_);
+    EXPECT_EQ(model_.wrong(sub.wait(newest(), kPatience)), 0U);
+    EXPECT_EQ(reader.wait(0ms), -1) << "the reader died or saw a torn version";
+  }
+  EXPECT_TRUE(shm_objects(name_).empty());
+}
+
+TEST_F(Death, GcRemovesLeftoversAndNothingElse) {
+  Child dead = trainer(Mode::double_buffered);
+  ASSERT_TRUE(ready_.wait());
+  const std::string instance = inspect(name_).instance;
+  const std::string living_name = unique_name("alive");
+  Publisher living = Publisher::create(living_name, model_.layout);
+  living.publish(model_.sources(1));
+  dead.kill();
+  ASSERT_FALSE(shm_objects(instance).empty());
+  const auto mentions = [&](const std::vector<Leftover>& found, const std::string& text) {
+    return std::any_of(found.begin(), found.end(),
+                       [&](const Leftover& l) { return l.object.find(text) != std::string::npos; });
+  };
+  const auto dry = gc(true);
+  EXPECT_TRUE(mentions(dry, name_));
+  EXPECT_FALSE(mentions(dry, living_name));
+  EXPECT_FALSE(shm_objects(name_).empty()) << "a dry run removes nothing";
+  EXPECT_TRUE(mentions(gc(false), name_));
+  EXPECT_TRUE(shm_objects(name_).empty());
+  EXPECT_TRUE(shm_objects(instance).empty());
+  auto sub = Subscriber::attach(living_name);
+  EXPECT_EQ(model_.wrong(sub.wait(newest(), kPatience)), 0U);
+}
+
+TEST_F(Death, GcFindsSlotsWithoutAPublication) {
+  Child dead = trainer();
+  ASSERT_TRUE(ready_.wait());
+  const std::string instance = inspect(name_).instance;
+  dead.kill();
+  detail::SharedObject::unlink(detail::publication_object(::geteuid(), name_));
+  (void)gc(false);
+  EXPECT_TRUE(shm_objects(instance).empty());
+}
+
+}  // namespace
+}  // namespace tenon::test

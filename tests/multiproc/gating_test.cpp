@@ -1,0 +1,254 @@
+// Who holds up whom: slow readers, deadlines, un-retire, wanted leases, aborted versions.
+#include <support/support.hpp>
+
+namespace tenon::test {
+namespace {
+
+class Gating : public ::testing::Test {
+ protected:
+  Publisher create(Mode mode) { return Publisher::create(name_, model_.layout, {.mode = mode}); }
+  /// A child that holds version `v` from `held` to `let_go`, then checks that it never changed.
+  Child holder(std::uint64_t v) {
+    return Child([this, v] {
+      auto sub = Subscriber::attach(name_, {.deadline = kPatience, .label = "slow-engine"});
+      Lease lease = sub.wait(exactly(v), kPatience);
+      held_.poke();
+      if (!let_go_.wait()) return 2;
+      return model_.wrong(lease) == 0 ? 0 : 1;
+    });
+  }
+  std::string name_ = unique_name("gate");
+  Model model_;
+  Signal held_;
+  Signal let_go_;
+};
+
+TEST_F(Gating, DeadlineNamesTheHolderAndTheOldVersionStaysCurrent) {
+  Publisher pub = create(Mode::in_place);
+  Child slow = holder(1);
+  pub.publish(model_.sources(1), {.require = 1});
+  ASSERT_TRUE(held_.wait());
+  const std::string pid = "pid " + std::to_string(slow.pid());
+  EXPECT_THROWS(DeadlinePassed, pid + " (slow-engine) holds version 1",
+                (void)pub.publish(model_.sources(2), {.deadline = 50ms}));
+  EXPECT_EQ(pub.version(), 1U) << "no byte was written: the old version is as good as before";
+  auto other = Subscriber::attach(name_);
+  EXPECT_EQ(model_.wrong(other.wait(newest(), kPatience), 1), 0U);
+  let_go_.poke();
+  EXPECT_EQ(slow.wait(), 0);
+  EXPECT_EQ(pub.publish(model_.sources(2)), 2U)
+      << "the number of the attempt that failed is used again";
+  EXPECT_EQ(model_.wrong(other.wait(exactly(2), kPatience)), 0U);
+}
+
+TEST_F(Gating, DoubleBufferedReaderKeepsItsVersionWhileTheNextIsWritten) {
+  Publisher pub = create(Mode::double_buffered);
+  Child slow = holder(1);
+  pub.publish(model_.sources(1), {.require = 1});
+  ASSERT_TRUE(held_.wait());
+  EXPECT_EQ(pub.publish(model_.sources(2), {.deadline = 0s}), 2U);
+  EXPECT_THROWS(DeadlinePassed, "holds version 1",
+                (void)pub.publish(model_.sources(3), {.deadline = 50ms}));
+  auto other = Subscriber::attach(name_);
+  EXPECT_EQ(model_.wrong(other.wait(newest(), kPatience), 2), 0U);
+  let_go_.poke();
+  EXPECT_EQ(slow.wait(), 0) << "version 1 changed while it was held";
+  EXPECT_EQ(pub.publish(model_.sources(3)), 3U);
+}
+
+TEST_F(Gating, HolderLearnsThatItIsWantedAndWaitingInsteadReturnsAtOnce) {
+  Publisher pub = create(Mode::in_place);
+  Signal told;
+  Child reader([&] {
+    auto sub = Subscriber::attach(name_, {.deadline = kPatience});
+    Lease lease = sub.wait(exactly(1), kPatience);
+    EXPECT_FALSE(lease.wanted());
+    held_.poke();
+    // Waiting for the next version while holding this one can only deadlock: it is said instead.
+    EXPECT_THROWS(ReleaseWanted, "release it", (void)sub.wait(newer_than(1), kPatience));
+    EXPECT_TRUE(lease.wanted());
+    lease.release();
+    return model_.wrong(sub.wait(newer_than(1), kPatience), 2) == 0 ? 0 : 1;
+  });
+  pub.publish(model_.sources(1), {.require = 1});
+  ASSERT_TRUE(held_.wait());
+  EXPECT_EQ(pub.publish(model_.sources(2), {.deadline = kPatience}), 2U);
+  EXPECT_EQ(reader.wait(), 0);
+}
+
+TEST_F(Gating, KillingTheHolderFreesThePublisher) {
+  Publisher pub = create(Mode::in_place);
+  Child slow = holder(1);
+  pub.publish(model_.sources(1), {.require = 1});
+  ASSERT_TRUE(held_.wait());
+  std::jthread killer([&] {
+    std::this_thread::sleep_for(30ms);
+    slow.signal(SIGKILL);  // not reaped: a zombie holds nothing either
+  });
+  EXPECT_EQ(pub.publish(model_.sources(2), {.deadline = kPatience}), 2U);
+  EXPECT_TRUE(pub.subscribers().empty()) << "the dead subscriber's place is free again";
+}
+
+TEST_F(Gating, StoppedHolderIsSlowNotDead) {
+  Publisher pub = create(Mode::in_place);
+  Child slow = holder(1);
+  pub.publish(model_.sources(1), {.require = 1});
+  ASSERT_TRUE(held_.wait());
+  slow.signal(SIGSTOP);
+  EXPECT_THROWS(DeadlinePassed, "holds version 1",
+                (void)pub.publish(model_.sources(2), {.deadline = 250ms}));
+  slow.signal(SIGCONT);
+  let_go_.poke();
+  EXPECT_EQ(slow.wait(), 0);
+}
+
+TEST_F(Gating, SeveralLeasesOfOneSubscriberHoldTheLowest) {
+  Publisher pub = create(Mode::double_buffered);
+  auto sub = Subscriber::attach(name_);
+  pub.publish(model_.sources(1));
+  Lease first = sub.wait(exactly(1), kPatience);
+  Lease again = sub.wait(exactly(1), kPatience);
+  pub.publish(model_.sources(2), {.deadline = 0s});
+  Lease second = sub.wait(exactly(2), kPatience);
+  EXPECT_EQ(pub.subscribers().at(0).holds, 1U);
+  first.release();
+  EXPECT_THROWS(DeadlinePassed, "holds version 1",
+                (void)pub.publish(model_.sources(3), {.deadline = 0s}));
+  EXPECT_EQ(model_.wrong(again), 0U);
+  EXPECT_EQ(model_.wrong(second), 0U);
+  again.release();
+  EXPECT_EQ(pub.subscribers().at(0).holds, 2U);
+  EXPECT_EQ(pub.publish(model_.sources(3), {.deadline = 0s}), 3U);
+  EXPECT_EQ(model_.wrong(second), 0U) << "version 2 is still held and must not change";
+}
+
+TEST_F(Gating, LeasesEndOnOtherThreadsWhileTheReaderTakesNewOnes) {
+  Publisher pub = create(Mode::double_buffered);
+  auto sub = Subscriber::attach(name_, {.spin = 0ns});
+  constexpr std::uint64_t kVersions = 300;
+  std::atomic<std::uint64_t> torn{0};
+  std::jthread reader([&] {
+    std::vector<std::jthread> releasing;
+    for (std::uint64_t seen = 0; seen < kVersions;) {
+      std::optional<Lease> lease;
+      try {
+        lease = sub.wait(newer_than(seen), kPatience);
+      } catch (const Error& e) {
+        if (e.code() != Errc::ReleaseWanted) throw;  // one of the other threads is about to release
+        std::this_thread::yield();
+        continue;
+      }
+      seen = lease->version();
+      releasing.emplace_back([&, held = std::move(*lease)]() mutable {
+        torn += model_.wrong(held);
+        held.release();
+      });
+      if (releasing.size() > 4) releasing.erase(releasing.begin());
+    }
+  });
+  for (std::uint64_t v = 1; v <= kVersions; ++v) {
+    try {
+      pub.publish(model_.sources(v), {.deadline = kPatience});
+    } catch (const Error& e) {
+      FAIL() << e.what();
+    }
+  }
+  reader.join();
+  EXPECT_EQ(torn, 0U);
+}
+
+TEST_F(Gating, AbortedVersionInPlaceLeavesNoneUntilTheNext) {
+  Publisher pub = create(Mode::in_place);
+  auto sub = Subscriber::attach(name_);
+  pub.publish(model_.sources(1));
+  {
+    auto update = pub.begin();
+    const auto sources = model_.sources(2);
+    const auto [first, last] = model_.layout.bucket_parameters(0);
+    update.put(0, std::span(sources).subspan(first, last - first));
+  }  // destroyed without commit: aborted
+  EXPECT_EQ(pub.version(), 0U) << "bucket 0 was overwritten: there is no whole version";
+  EXPECT_FALSE(sub.try_acquire());
+  std::vector<Source> unchanged(model_.layout.size(), Source{.unchanged = true});
+  EXPECT_THROWS(DirtyBucket, "bucket 0", (void)pub.publish(unchanged));
+  {
+    auto update = pub.begin();
+    EXPECT_THROWS(DirtyBucket, "bucket 0", update.keep(0));
+    EXPECT_NO_THROW(update.keep(1)) << "bucket 1 was never touched";
+    EXPECT_THROWS(IncompleteVersion, "bucket 0", (void)update.commit());
+  }
+  EXPECT_EQ(pub.publish(model_.sources(2)), 2U);
+  EXPECT_EQ(model_.wrong(sub.wait(newest(), kPatience), 2), 0U);
+}
+
+TEST_F(Gating, AbortedVersionDoubleBufferedLeavesThePreviousCurrent) {
+  Publisher pub = create(Mode::double_buffered);
+  auto sub = Subscriber::attach(name_);
+  pub.publish(model_.sources(1));
+  {
+    auto update = pub.begin();
+    const auto sources = model_.sources(2);
+    const auto [first, last] = model_.layout.bucket_parameters(0);
+    update.put(0, std::span(sources).subspan(first, last - first));
+    update.abort();
+  }
+  EXPECT_EQ(pub.version(), 1U);
+  EXPECT_EQ(model_.wrong(sub.wait(newest(), kPatience), 1), 0U);
+  // The trainer means "unchanged since the attempt"; only "since version 1" would be right: no
+  // guess is made.
+  auto sources = model_.sources(2);
+  for (Source& s : sources) s.unchanged = true;
+  EXPECT_EQ(pub.publish(sources), 2U);
+  const Lease lease = sub.wait(exactly(2), kPatience);
+  EXPECT_EQ(lease.written_in(0), 2U) << "bucket 0 must have been copied again";
+  EXPECT_EQ(lease.written_in(1), 1U);
+}
+
+TEST_F(Gating, BeginWithoutAByteWrittenTakesNothingAway) {
+  Publisher pub = create(Mode::in_place);
+  pub.publish(model_.sources(1));
+  {
+    auto update = pub.begin();
+    EXPECT_EQ(pub.version(), 0U);
+  }
+  EXPECT_EQ(pub.version(), 1U);
+}
+
+TEST_F(Gating, WrongSourcesAreRefusedBeforeAnythingIsRetired) {
+  Publisher pub = create(Mode::in_place);
+  pub.publish(model_.sources(1));
+  auto sources = model_.sources(2);
+  EXPECT_THROWS(InvalidArgument, "10 sources for 11 parameters",
+                (void)pub.publish(std::span(sources).first(10)));
+  sources[3].dtype = Dtype::f32;
+  EXPECT_THROWS(InvalidArgument, "'layer.0.q': its dtype is F32, the layout has BF16",
+                (void)pub.publish(sources));
+  sources = model_.sources(2);
+  sources[0].bytes = 1;
+  EXPECT_THROWS(InvalidArgument, "it has 1 bytes, the layout has 2108", (void)pub.publish(sources));
+  sources = model_.sources(2);
+  sources[5].data = nullptr;
+  EXPECT_THROWS(InvalidArgument, "'layer.0.norm': its pointer is null", (void)pub.publish(sources));
+  EXPECT_EQ(pub.version(), 1U);
+}
+
+TEST_F(Gating, PublisherWaitsForTheSubscribersItRequires) {
+  Publisher pub = create(Mode::in_place);
+  EXPECT_THROWS(DeadlinePassed, "fewer than 1 subscribers",
+                (void)pub.publish(model_.sources(1), {.deadline = 20ms, .require = 1}));
+  EXPECT_EQ(pub.version(), 0U);
+}
+
+TEST_F(Gating, CursorThatCannotBeIsAProtocolError) {
+  Publisher pub = create(Mode::in_place);
+  auto sub = Subscriber::attach(name_, {.label = "liar"});
+  pub.publish(model_.sources(1));
+  auto found =
+      detail::find_publication(name_, ::geteuid(), detail::SharedObject::Access::read_write);
+  found.segment->place(sub.place()).cursor = 1'000'000;
+  EXPECT_THROWS(ProtocolError, "'liar'", (void)pub.publish(model_.sources(2), {.deadline = 50ms}));
+  EXPECT_EQ(pub.version(), 1U);
+}
+
+}  // namespace
+}  // namespace tenon::test

@@ -1,0 +1,237 @@
+// Versions go from one process to others, whole, in every mode that keeps them.
+#include <support/support.hpp>
+
+namespace tenon::test {
+namespace {
+
+class Handoff : public ::testing::TestWithParam<Mode> {
+ protected:
+  Publisher create(const std::string& name) {
+    return Publisher::create(name, model_.layout, {.mode = GetParam(), .label = "trainer"});
+  }
+  /// A child that verifies versions 1..last as they come, skipping what it missed.
+  Child reader(const std::string& name, std::uint64_t last) {
+    return Child([this, name, last] {
+      auto sub = Subscriber::attach(name, {.deadline = kPatience, .label = "reader"});
+      for (std::uint64_t seen = 0; seen < last;) {
+        const Lease lease = sub.wait(newer_than(seen), kPatience);
+        EXPECT_GT(lease.version(), seen);
+        seen = lease.version();
+        EXPECT_EQ(model_.wrong(lease), 0U) << "version " << seen;
+        std::this_thread::sleep_for(std::chrono::microseconds(seen * 37 % 500));
+        EXPECT_EQ(model_.wrong(lease), 0U) << "version " << seen << " changed while it was held";
+      }
+      return 0;
+    });
+  }
+  Model model_;
+};
+INSTANTIATE_TEST_SUITE_P(Modes, Handoff, ::testing::Values(Mode::in_place, Mode::double_buffered),
+                         [](const auto& p) {
+                           return p.param == Mode::in_place ? "InPlace" : "Double";
+                         });
+
+TEST_P(Handoff, SeveralReadersSeeOnlyWholeVersions) {
+  const std::string name = unique_name("many");
+  constexpr std::uint64_t kVersions = 200;
+  std::vector<Child> readers;
+  for (int i = 0; i < 4; ++i) readers.push_back(reader(name, kVersions));
+  Publisher pub = create(name);
+  for (std::uint64_t v = 1; v <= kVersions; ++v) {
+    EXPECT_EQ(pub.publish(model_.sources(v), {.deadline = kPatience, .require = v == 1 ? 4U : 0U}),
+              v);
+  }
+  for (Child& r : readers) EXPECT_EQ(r.wait(), 0);
+}
+
+TEST_P(Handoff, LateJoinerGetsTheCurrentVersionAtOnce) {
+  const std::string name = unique_name("late");
+  Publisher pub = create(name);
+  for (std::uint64_t v = 1; v <= 3; ++v) pub.publish(model_.sources(v));
+  Child late([&] {
+    auto sub = Subscriber::attach(name, {.deadline = 0s});
+    const auto lease = sub.try_acquire();
+    return lease && lease->version() == 3 && model_.wrong(*lease) == 0 ? 0 : 1;
+  });
+  EXPECT_EQ(late.wait(), 0);
+}
+
+TEST_P(Handoff, BusyReaderSkipsToTheNewest) {
+  const std::string name = unique_name("skip");
+  Publisher pub = create(name);
+  Signal one;
+  Signal five;
+  Child busy([&] {
+    auto sub = Subscriber::attach(name, {.deadline = kPatience});
+    sub.wait(exactly(1), kPatience).release();
+    one.poke();
+    if (!five.wait()) return 2;
+    const Lease lease = sub.wait(newer_than(1), kPatience);
+    return lease.version() == 5 && model_.wrong(lease) == 0 ? 0 : 1;
+  });
+  pub.publish(model_.sources(1), {.require = 1});
+  ASSERT_TRUE(one.wait());
+  for (std::uint64_t v = 2; v <= 5; ++v) pub.publish(model_.sources(v));
+  five.poke();
+  EXPECT_EQ(busy.wait(), 0);
+}
+
+TEST_P(Handoff, OneProcessMayPublishAndSubscribeSeveralTimes) {
+  const std::string name = unique_name("self");
+  Publisher pub = create(name);
+  auto a = Subscriber::attach(name);
+  auto b = Subscriber::attach(name);
+  pub.publish(model_.sources(1));
+  const Lease la = a.wait(newest(), kPatience);
+  const Lease lb = b.wait(newest(), kPatience);
+  EXPECT_EQ(la["embed"].data(), lb["embed"].data())
+      << "one mapping serves all subscribers of a process";
+  EXPECT_EQ(model_.wrong(la), 0U);
+  EXPECT_NE(a.place(), b.place());
+  EXPECT_EQ(pub.subscribers().size(), 2U);
+  if (GetParam() == Mode::in_place) {
+    EXPECT_EQ(la["embed"].data(), pub.storage("embed"))
+        << "a publisher's own process reads the publisher's pointer";
+  }
+}
+
+TEST_P(Handoff, UnchangedBucketsKeepTheirBytesAndSaySo) {
+  const std::string name = unique_name("frozen");
+  Publisher pub = create(name);
+  auto sub = Subscriber::attach(name);
+  pub.publish(model_.sources(1));
+  auto sources = model_.sources(2);
+  const auto frozen = model_.layout.bucket_parameters(0);
+  for (std::size_t i = frozen.first; i < frozen.second; ++i) sources[i] = {.unchanged = true};
+  pub.publish(sources);
+  const Lease lease = sub.wait(exactly(2), kPatience);
+  EXPECT_EQ(lease.written_in(0), 1U);
+  EXPECT_EQ(lease.written_in(1), 2U);
+  for (std::size_t i = 0; i < model_.layout.size(); ++i) {
+    const bool old = model_.layout[i].bucket == 0;  // a tied parameter lies where its original does
+    EXPECT_EQ(model_.wrong(i, lease[i].data(), old ? 1 : 2), 0U) << model_.layout[i].name;
+  }
+}
+
+TEST_P(Handoff, LoadSkipsBucketsItAlreadyHas) {
+  const std::string name = unique_name("load");
+  Publisher pub = create(name);
+  auto sub = Subscriber::attach(name);
+  Destination into(model_);
+  pub.publish(model_.sources(1));
+  EXPECT_EQ(sub.load(into.plan, kPatience), 1U);
+  EXPECT_EQ(into.wrong(1), 0U);
+  const std::size_t embed = model_.layout.at("embed");
+  into.bytes[embed][0] ^= std::byte{1};  // would be repaired by a copy
+  auto sources = model_.sources(1);
+  for (Source& s : sources) s.unchanged = true;
+  pub.publish(sources);
+  EXPECT_EQ(sub.load(into.plan, kPatience), 2U);
+  EXPECT_EQ(into.wrong(1), 1U) << "an unchanged bucket was copied again";
+  pub.publish(model_.sources(3));
+  EXPECT_EQ(sub.load(into.plan, kPatience), 3U);
+  EXPECT_EQ(into.wrong(3), 0U);
+  EXPECT_EQ(into.plan.state(), LoadState::loaded);
+}
+
+TEST_P(Handoff, AllUnchangedNeedsNobodyToLetGo) {
+  const std::string name = unique_name("same");
+  Publisher pub = create(name);
+  auto sub = Subscriber::attach(name);
+  pub.publish(model_.sources(1));
+  const Lease held = sub.wait(newest(), kPatience);
+  std::vector<Source> unchanged(model_.layout.size(), Source{.unchanged = true});
+  EXPECT_EQ(pub.publish(unchanged, {.deadline = 0s}), 2U);
+  const Lease next = sub.wait(newer_than(1), kPatience);
+  EXPECT_EQ(next["embed"].data(), held["embed"].data());
+  EXPECT_FALSE(held.wanted());
+}
+
+TEST_P(Handoff, ViewsAreFoundByNameAndInOrder) {
+  const std::string name = unique_name("views");
+  Publisher pub = create(name);
+  auto sub = Subscriber::attach(name);
+  pub.publish(model_.sources(1));
+  const Lease lease = sub.wait(newest(), kPatience);
+  std::size_t i = 0;
+  for (const View& view : lease) {
+    const Parameter p = Model::parameters()[i];
+    EXPECT_EQ(view.name(), p.name);
+    EXPECT_EQ(view.dtype(), p.dtype);
+    EXPECT_EQ(std::vector<std::uint64_t>(view.shape().begin(), view.shape().end()), p.shape);
+    EXPECT_EQ(lease[p.name].data(), view.data());
+    ++i;
+  }
+  EXPECT_EQ(i, lease.size());
+  EXPECT_EQ(lease["head"].data(), lease["embed"].data()) << "tied parameters are stored once";
+  EXPECT_FALSE(lease.find("nothing"));
+  EXPECT_THROWS(NoSuchParameter, "'layer.0.q'", (void)lease["layer.0.qq"]);
+}
+
+TEST_P(Handoff, SixtyFifthSubscriberIsRefused) {
+  const std::string name = unique_name("full");
+  Publisher pub = create(name);
+  std::vector<Subscriber> all;
+  for (int i = 0; i < 64; ++i) all.push_back(Subscriber::attach(name));
+  EXPECT_THROWS(TooManySubscribers, "64", (void)Subscriber::attach(name));
+  all.pop_back();
+  EXPECT_NO_THROW((void)Subscriber::attach(name));
+}
+
+TEST_P(Handoff, SubscriberMemoryIsReadOnly) {
+  const std::string name = unique_name("ro");
+  Publisher pub = create(name);
+  pub.publish(model_.sources(1));
+  Child writer([&] {
+    auto sub = Subscriber::attach(name);
+    const Lease lease = sub.wait(newest(), kPatience);
+    *const_cast<std::byte*>(lease["embed"].data()) = std::byte{1};
+    return 0;
+  });
+  EXPECT_EQ(writer.wait(), 1000 + SIGSEGV);
+}
+
+TEST(InPlace, ParametersBornInTheSlotAreNotCopied) {
+  const std::string name = unique_name("born");
+  Model model;
+  Publisher pub = Publisher::create(name, model.layout);
+  auto sub = Subscriber::attach(name);
+  for (std::uint64_t v = 1; v <= 3; ++v) {
+    const auto sources = model.sources(v);
+    auto update = pub.begin();
+    for (std::size_t b = 0; b < model.layout.bucket_count(); ++b) (void)update.open(b);
+    for (std::size_t i = 0; i < model.layout.size(); ++i) {
+      if (model.layout.tied_to(i)) continue;
+      std::memcpy(pub.storage(model.layout[i].name), sources[i].data, model.layout[i].bytes);
+    }
+    for (std::size_t b = 0; b < model.layout.bucket_count(); ++b) update.seal(b);
+    EXPECT_EQ(update.commit(), v);
+    EXPECT_EQ(model.wrong(sub.wait(exactly(v), kPatience)), 0U);
+  }
+}
+
+TEST(Fork, ChildCannotUseOrHarmItsParentsObjects) {
+  const std::string name = unique_name("fork");
+  Model model;
+  auto pub = std::make_unique<Publisher>(Publisher::create(name, model.layout));
+  auto sub = std::make_unique<Subscriber>(Subscriber::attach(name));
+  pub->publish(model.sources(1));
+  auto lease = std::make_unique<Lease>(sub->wait(newest(), kPatience));
+  Child child([&] {
+    EXPECT_THROWS(ForkedChild, "forked child", (void)pub->publish(model.sources(2)));
+    EXPECT_THROWS(ForkedChild, "forked child", (void)sub->try_acquire());
+    lease.reset();  // destructors touch nothing shared
+    sub.reset();
+    pub.reset();
+    return 0;
+  });
+  EXPECT_EQ(child.wait(), 0);
+  EXPECT_EQ(pub->subscribers().at(0).holds, 1U) << "the child ended its parent's lease";
+  EXPECT_EQ(model.wrong(*lease), 0U);
+  EXPECT_EQ(Subscriber::probe(name), Attach::ready) << "the child closed its parent's publication";
+  lease->release();
+  EXPECT_EQ(pub->publish(model.sources(2)), 2U);
+}
+
+}  // namespace
+}  // namespace tenon::test

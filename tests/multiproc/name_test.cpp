@@ -1,0 +1,122 @@
+// Names: who may have one, and what happens to a second claimant.
+#include <support/support.hpp>
+
+namespace tenon::test {
+namespace {
+
+TEST(Name, InvalidOnesAreRefusedOnBothSides) {
+  const Model model;
+  for (const std::string& name : {std::string(), std::string("a/b"), std::string("../x"),
+                                  std::string(".x"), std::string(65, 'a'), std::string("a b")}) {
+    EXPECT_THROWS(InvalidName, "is not a publication name",
+                  (void)Publisher::create(name, model.layout));
+    EXPECT_THROWS(InvalidName, "is not a publication name", (void)Subscriber::attach(name));
+  }
+}
+
+TEST(Name, LiveOneIsRefusedAndItsOwnerNamed) {
+  const Model model;
+  const std::string name = unique_name("used");
+  Signal ready;
+  Child owner([&] {
+    Publisher pub = Publisher::create(name, model.layout);
+    ready.poke();
+    for (;;) ::pause();
+    return 0;
+  });
+  ASSERT_TRUE(ready.wait());
+  EXPECT_THROWS(NameInUse, "process " + std::to_string(owner.pid()),
+                (void)Publisher::create(name, model.layout));
+  owner.kill();
+  EXPECT_NO_THROW((void)Publisher::create(name, model.layout));
+}
+
+TEST(Name, TwoPublishersOfOneProcessConflictToo) {
+  const Model model;
+  const std::string name = unique_name("twice");
+  Publisher pub = Publisher::create(name, model.layout);
+  EXPECT_THROWS(NameInUse, "in use", (void)Publisher::create(name, model.layout));
+}
+
+TEST(Name, ManyClaimantsOneWinner) {
+  const Model model;
+  const std::string name = unique_name("race");
+  Signal go;
+  Signal won;
+  std::vector<Child> children;
+  for (int i = 0; i < 8; ++i) {
+    children.emplace_back([&] {
+      if (!go.wait()) return 2;
+      try {
+        Publisher pub = Publisher::create(name, model.layout);
+        won.poke();
+        std::this_thread::sleep_for(200ms);
+        return 0;
+      } catch (const Error& e) {
+        return e.code() == Errc::NameInUse ? 1 : 3;
+      }
+    });
+  }
+  for (int i = 0; i < 8; ++i) go.poke();
+  int winners = 0;
+  for (Child& c : children) {
+    const int status = c.wait();
+    EXPECT_TRUE(status == 0 || status == 1) << status;
+    winners += status == 0 ? 1 : 0;
+  }
+  EXPECT_GE(winners, 1);
+  EXPECT_TRUE(shm_objects(name).empty());
+}
+
+TEST(Name, ClosedOneIsFreeAtOnce) {
+  const Model model;
+  const std::string name = unique_name("again");
+  for (int i = 0; i < 20; ++i) {
+    Publisher pub = Publisher::create(name, model.layout);
+    EXPECT_TRUE(pub.notes().empty()) << pub.notes()[0];
+  }
+  EXPECT_TRUE(shm_objects(name).empty());
+}
+
+TEST(Name, AbsentOneIsSaidAtTheDeadline) {
+  EXPECT_THROWS(NotFound, "there is no /dev/shm/",
+                (void)Subscriber::attach(unique_name("none"), {.deadline = 10ms}));
+}
+
+TEST(Name, FailedCreationLeavesNothingBehind) {
+  const std::string name = unique_name("big");
+  const std::vector<Parameter> huge{{"w", Dtype::u8, {1ULL << 45U}}};
+  EXPECT_THROWS(OutOfSpace, "MiB of shared memory are needed",
+                (void)Publisher::create(name, plan(huge)));
+  EXPECT_TRUE(shm_objects(name).empty());
+}
+
+TEST(Name, InspectAndListTakeNoPlace) {
+  Model model;
+  const std::string name = unique_name("look");
+  Publisher pub =
+      Publisher::create(name, model.layout, {.mode = Mode::double_buffered, .label = "tr\nainer"});
+  pub.publish(model.sources(1));
+  auto sub = Subscriber::attach(name, {.label = "engine-7"});
+  const Lease lease = sub.wait(newest(), kPatience);
+  const PublicationInfo info = inspect(name);
+  EXPECT_EQ(info.state, Attach::ready);
+  EXPECT_EQ(info.version, 1U);
+  EXPECT_EQ(info.pid, static_cast<std::uint32_t>(::getpid()));
+  EXPECT_EQ(info.label, "tr?ainer") << "what others wrote is shown as plain text";
+  EXPECT_EQ(info.mode, Mode::double_buffered);
+  EXPECT_EQ(info.slots, 2 * model.layout.bucket_count());
+  ASSERT_TRUE(info.layout);
+  EXPECT_EQ(info.layout->size(), model.layout.size());
+  ASSERT_EQ(info.subscribers.size(), 1U);
+  EXPECT_EQ(info.subscribers[0].label, "engine-7");
+  EXPECT_EQ(info.subscribers[0].holds, 1U);
+  EXPECT_EQ(pub.subscribers().size(), 1U);
+  const auto all = list();
+  EXPECT_TRUE(std::any_of(all.begin(), all.end(),
+                          [&](const PublicationInfo& p) { return p.name == name; }));
+  EXPECT_EQ(inspect(unique_name("nobody")).state, Attach::absent);
+}
+
+}  // namespace
+}  // namespace tenon::test

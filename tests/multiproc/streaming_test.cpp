@@ -1,0 +1,186 @@
+// K slots for all buckets: readers load each bucket as it passes.
+#include <support/support.hpp>
+
+namespace tenon::test {
+namespace {
+
+class Streaming : public ::testing::Test {
+ protected:
+  Publisher create(std::uint32_t slots = 0) {
+    return Publisher::create(name_, model_.layout, {.mode = Mode::streaming, .slots = slots});
+  }
+  /// A child that loads versions 1..last and checks each one whole.
+  Child loader(std::uint64_t last) {
+    return Child([this, last] {
+      auto sub = Subscriber::attach(name_, {.deadline = kPatience, .label = "loader"});
+      Destination into(model_);
+      for (std::uint64_t v = 0; v < last;) {
+        v = sub.load(into.plan, kPatience);
+        EXPECT_EQ(into.wrong(v), 0U) << "version " << v;
+        EXPECT_EQ(into.plan.state(), LoadState::loaded);
+      }
+      return 0;
+    });
+  }
+  std::string name_ = unique_name("stream");
+  Model model_;
+};
+
+TEST_F(Streaming, ReadersLoadEveryVersionThroughFewSlots) {
+  constexpr std::uint64_t kVersions = 100;
+  ASSERT_GE(model_.layout.bucket_count(), 4U);
+  for (const std::uint32_t slots : {2U, 3U}) {
+    Publisher pub = create(slots);
+    Child a = loader(kVersions);
+    Child b = loader(kVersions);
+    for (std::uint64_t v = 1; v <= kVersions; ++v) {
+      pub.publish(model_.sources(v), {.deadline = kPatience, .require = 2});
+    }
+    EXPECT_EQ(a.wait(), 0);
+    EXPECT_EQ(b.wait(), 0);
+  }
+}
+
+TEST_F(Streaming, LateJoinerBeginsWithTheNextVersion) {
+  Publisher pub = create();
+  Child first = loader(3);
+  pub.publish(model_.sources(1), {.require = 1});
+  pub.publish(model_.sources(2));
+  auto sub = Subscriber::attach(name_);
+  sub.join();
+  Destination into(model_);
+  std::jthread publishing([&] {
+    pub.publish(model_.sources(3), {.deadline = kPatience, .require = 2});
+    pub.publish(model_.sources(4), {.deadline = kPatience});
+  });
+  EXPECT_EQ(sub.load(into.plan, kPatience), 3U);
+  EXPECT_EQ(into.wrong(3), 0U);
+  EXPECT_EQ(sub.load(into.plan, kPatience), 4U);
+  EXPECT_EQ(first.wait(), 0);
+}
+
+TEST_F(Streaming, WholeVersionsAreNotOffered) {
+  Publisher pub = create();
+  auto sub = Subscriber::attach(name_);
+  EXPECT_THROWS(StreamingOnly, "use load()", (void)sub.wait(newest(), 0s));
+  EXPECT_THROWS(StreamingOnly, "use load()", (void)sub.try_acquire());
+  EXPECT_THROWS(InvalidArgument, "only in place", (void)pub.storage("embed"));
+}
+
+TEST_F(Streaming, FewBucketsArePublishedInPlaceAndItSaysSo) {
+  const Model two(1ULL << 20U);
+  Publisher pub = Publisher::create(name_, two.layout, {.mode = Mode::streaming});
+  EXPECT_EQ(pub.mode(), Mode::in_place);
+  ASSERT_EQ(pub.notes().size(), 1U);
+  EXPECT_NE(pub.notes()[0].find("published in place"), std::string::npos);
+}
+
+TEST_F(Streaming, SlotCountMustFit) {
+  const auto buckets = static_cast<std::uint32_t>(model_.layout.bucket_count());
+  EXPECT_THROWS(InvalidArgument, "slots", (void)create(1));
+  EXPECT_THROWS(InvalidArgument, "slots", (void)create(buckets));
+  EXPECT_TRUE(shm_objects(name_).empty());
+}
+
+TEST_F(Streaming, StalledReaderIsNamedAndTheVersionAborted) {
+  Publisher pub = create(2);
+  auto sub = Subscriber::attach(name_, {.label = "stalled"});
+  sub.join();
+  EXPECT_THROWS(DeadlinePassed, "(stalled) holds version 1",
+                (void)pub.publish(model_.sources(1), {.deadline = 50ms}));
+  Destination into(model_);
+  std::jthread next([&] { pub.publish(model_.sources(2), {.deadline = kPatience}); });
+  EXPECT_EQ(sub.load(into.plan, kPatience), 2U) << "version 1 was aborted: its number is burnt";
+  EXPECT_EQ(into.wrong(2), 0U);
+}
+
+TEST_F(Streaming, AbortedVersionLeavesTheDestinationTornUntilTheNext) {
+  Publisher pub = create(2);
+  auto sub = Subscriber::attach(name_);
+  Destination into(model_);
+  sub.join();
+  {
+    auto update = pub.begin();
+    const auto sources = model_.sources(1);
+    const auto [first, last] = model_.layout.bucket_parameters(0);
+    update.put(0, std::span(sources).subspan(first, last - first));
+    EXPECT_THROWS(DeadlinePassed, "did not arrive", (void)sub.load(into.plan, 20ms));
+    EXPECT_EQ(into.plan.state(), LoadState::torn);
+  }
+  std::jthread next([&] { pub.publish(model_.sources(2), {.deadline = kPatience}); });
+  EXPECT_EQ(sub.load(into.plan, kPatience), 2U);
+  EXPECT_EQ(into.plan.state(), LoadState::loaded);
+  EXPECT_EQ(into.wrong(2), 0U);
+}
+
+TEST_F(Streaming, AbortMidLoadIsSeenByAWaitingReader) {
+  Publisher pub = create(2);
+  Signal loading;
+  Child reader([&] {
+    auto sub = Subscriber::attach(name_);
+    sub.join();
+    loading.poke();
+    Destination into(model_);
+    const std::uint64_t v = sub.load(into.plan, kPatience);
+    return v == 2 && into.wrong(2) == 0 ? 0 : 1;
+  });
+  ASSERT_TRUE(loading.wait());
+  {
+    auto update = pub.begin({.require = 1});
+    const auto sources = model_.sources(1);
+    const auto [first, last] = model_.layout.bucket_parameters(0);
+    update.put(0, std::span(sources).subspan(first, last - first));
+    std::this_thread::sleep_for(
+        20ms);  // lets the reader copy bucket 0 and sleep; either way must be right
+  }
+  EXPECT_EQ(pub.publish(model_.sources(2), {.deadline = kPatience}), 2U);
+  EXPECT_EQ(reader.wait(), 0);
+}
+
+TEST_F(Streaming, UnchangedBucketsAreSkippedByThoseWhoHaveThem) {
+  Publisher pub = create(2);
+  auto sub = Subscriber::attach(name_);
+  Destination into(model_);
+  const auto load_beside = [&](const std::vector<Source>& sources) {
+    sub.join();
+    std::jthread publishing([&] { pub.publish(sources, {.deadline = kPatience}); });
+    return sub.load(into.plan, kPatience);
+  };
+  EXPECT_EQ(load_beside(model_.sources(1)), 1U);
+  const std::size_t embed = model_.layout.at("embed");
+  into.bytes[embed][0] ^= std::byte{1};
+  auto sources = model_.sources(1);
+  for (Source& s : sources) s.unchanged = true;
+  EXPECT_EQ(load_beside(sources), 2U);
+  EXPECT_EQ(into.wrong(1), 1U) << "an unchanged bucket was copied again";
+  Destination fresh(model_);
+  auto other = Subscriber::attach(name_);
+  other.join();
+  sub.pause();
+  std::jthread publishing([&] { pub.publish(sources, {.deadline = kPatience}); });
+  EXPECT_EQ(other.load(fresh.plan, kPatience), 3U);
+  EXPECT_EQ(fresh.wrong(1), 0U) << "whoever has nothing yet loads unchanged buckets too";
+}
+
+TEST_F(Streaming, PausedReaderGatesNothing) {
+  Publisher pub = create(2);
+  auto sub = Subscriber::attach(name_);
+  sub.join();
+  sub.pause();
+  for (std::uint64_t v = 1; v <= 3; ++v)
+    EXPECT_EQ(pub.publish(model_.sources(v), {.deadline = 0s}), v);
+  sub.join();
+  Destination into(model_);
+  std::jthread next([&] { pub.publish(model_.sources(4), {.deadline = kPatience}); });
+  EXPECT_EQ(sub.load(into.plan, kPatience), 4U);
+}
+
+TEST_F(Streaming, BucketsAreWrittenInOrder) {
+  Publisher pub = create(2);
+  auto update = pub.begin();
+  EXPECT_THROWS(InvalidArgument, "before bucket 0 is sealed", (void)update.open(1));
+  EXPECT_THROWS(InvalidArgument, "keeps no whole version", update.keep(0));
+}
+
+}  // namespace
+}  // namespace tenon::test
