@@ -32,12 +32,10 @@ enum class Errc {
   ReleaseWanted,      ///< wait() while holding a lease the publisher waits for. Release it first.
   NotRetained,        ///< The version asked for is past; only newer ones can be had.
   StreamingOnly,      ///< The publication streams: use load(), whole versions are not kept.
-  Torn,               ///< A load ended half-way; its destination holds a mix of versions.
   DirtyBucket,        ///< An aborted version half overwrote this bucket; it must be written again.
   IncompleteVersion,  ///< commit() before every bucket was written or kept.
   ProtocolError,      ///< A peer wrote something into shared memory that the protocol forbids.
   ForkedChild,        ///< The object was made by another process; open one's own after fork.
-  Capturing,          ///< The stream is being captured; a captured release would be replayed.
   NoMemoryKind,  ///< This process cannot map that kind of memory; the message says what to include.
   System,        ///< A system call failed (SystemError); errno and its text are in the message.
 };
@@ -79,8 +77,6 @@ enum class Errc {
       return "NotRetained";
     case Errc::StreamingOnly:
       return "StreamingOnly";
-    case Errc::Torn:
-      return "Torn";
     case Errc::DirtyBucket:
       return "DirtyBucket";
     case Errc::IncompleteVersion:
@@ -89,8 +85,6 @@ enum class Errc {
       return "ProtocolError";
     case Errc::ForkedChild:
       return "ForkedChild";
-    case Errc::Capturing:
-      return "Capturing";
     case Errc::NoMemoryKind:
       return "NoMemoryKind";
     case Errc::System:

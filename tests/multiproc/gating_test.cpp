@@ -239,6 +239,19 @@ TEST_F(Gating, PublisherWaitsForTheSubscribersItRequires) {
   EXPECT_EQ(pub.version(), 0U);
 }
 
+TEST_F(Gating, PinBelowTheRetireLineIsTakenBack) {
+  Publisher pub = create(Mode::in_place);
+  auto sub = Subscriber::attach(name_);
+  pub.publish(model_.sources(1));
+  auto found =
+      detail::find_publication(name_, ::geteuid(), detail::SharedObject::Access::read_write);
+  // As between the first two stores of a retirement: `oldest` moved, `current` not yet withdrawn.
+  found.segment->header().oldest = format::start_of(2, model_.layout.bucket_count());
+  EXPECT_FALSE(sub.try_acquire());
+  EXPECT_EQ(found.segment->place(sub.place()).cursor, format::kIdle)
+      << "a refused pin gates nothing";
+}
+
 TEST_F(Gating, CursorThatCannotBeIsAProtocolError) {
   Publisher pub = create(Mode::in_place);
   auto sub = Subscriber::attach(name_, {.label = "liar"});

@@ -78,6 +78,18 @@ TEST(Name, ClosedOneIsFreeAtOnce) {
   EXPECT_TRUE(shm_objects(name).empty());
 }
 
+TEST(Name, ClosedPublicationsLeaveNoSlots) {
+  const Model model;
+  const std::string name = unique_name("slots");
+  std::string instance;
+  {
+    Publisher pub = Publisher::create(name, model.layout, {.mode = Mode::double_buffered});
+    instance = inspect(name).instance;
+    EXPECT_EQ(shm_objects(instance).size(), 2 * model.layout.bucket_count());
+  }
+  EXPECT_TRUE(shm_objects(instance).empty());
+}
+
 TEST(Name, AbsentOneIsSaidAtTheDeadline) {
   EXPECT_THROWS(NotFound, "there is no /dev/shm/",
                 (void)Subscriber::attach(unique_name("none"), {.deadline = 10ms}));

@@ -162,6 +162,55 @@ TEST_F(Streaming, UnchangedBucketsAreSkippedByThoseWhoHaveThem) {
   EXPECT_EQ(fresh.wrong(1), 0U) << "whoever has nothing yet loads unchanged buckets too";
 }
 
+// "Unchanged" is relative to what the publisher sent last, not to what this reader has: only the
+// number of the version that wrote the bytes can tell.
+TEST_F(Streaming, ReaderThatMissedAChangeLoadsABucketFrozenSince) {
+  Publisher pub = create(2);
+  auto sub = Subscriber::attach(name_);
+  Destination into(model_);
+  sub.join();
+  {
+    std::jthread publishing([&] { pub.publish(model_.sources(1), {.deadline = kPatience}); });
+    EXPECT_EQ(sub.load(into.plan, kPatience), 1U);
+  }
+  sub.pause();
+  pub.publish(model_.sources(2));  // missed
+  sub.join();
+  auto sources = model_.sources(2);
+  for (Source& s : sources) s.unchanged = true;
+  std::jthread publishing([&] { pub.publish(sources, {.deadline = kPatience}); });
+  EXPECT_EQ(sub.load(into.plan, kPatience), 3U);
+  EXPECT_EQ(into.wrong(2), 0U);
+}
+
+TEST_F(Streaming, TornLoadForgetsWhatItHad) {
+  Publisher pub = create(2);
+  auto sub = Subscriber::attach(name_);
+  Destination into(model_);
+  sub.join();
+  {
+    std::jthread publishing([&] { pub.publish(model_.sources(1), {.deadline = kPatience}); });
+    EXPECT_EQ(sub.load(into.plan, kPatience), 1U);
+  }
+  {  // version 2 is aborted after bucket 0, with the bytes of version 2, arrived
+    auto update = pub.begin();
+    const auto sources = model_.sources(2);
+    const auto [first, last] = model_.layout.bucket_parameters(0);
+    update.put(0, std::span(sources).subspan(first, last - first));
+    EXPECT_THROWS(DeadlinePassed, "did not arrive", (void)sub.load(into.plan, 20ms));
+  }
+  EXPECT_EQ(into.plan.state(), LoadState::torn);
+  // A torn destination trusts nothing: even what looks loaded is copied again.
+  const std::size_t last_parameter = model_.layout.size() - 1;
+  into.bytes[last_parameter][0] ^= std::byte{1};
+  auto sources = model_.sources(1);
+  for (std::size_t i = 0; i < sources.size(); ++i)
+    sources[i].unchanged = model_.layout[i].bucket != 0;
+  std::jthread publishing([&] { pub.publish(sources, {.deadline = kPatience}); });
+  EXPECT_EQ(sub.load(into.plan, kPatience), 3U);
+  EXPECT_EQ(into.wrong(1), 0U);
+}
+
 TEST_F(Streaming, PausedReaderGatesNothing) {
   Publisher pub = create(2);
   auto sub = Subscriber::attach(name_);

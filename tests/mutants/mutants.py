@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""Breaks the code on purpose, one rule at a time, and checks that a test notices.
+
+    tests/mutants/mutants.py [NAME ...]     all mutants, or those named; about half an hour on two cores
+
+Works on a copy under build/mutants. A mutant whose text is no longer found exactly once is an error: the list is
+kept true to the code. Exit status 1 if a mutant survives.
+"""
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+WORK = ROOT / "build" / "mutants"
+
+
+class Mutant(NamedTuple):
+    name: str
+    rule: str
+    file: str
+    old: str
+    new: str
+    program: str
+    tests: str
+
+
+MUTANTS = [
+    Mutant("write_without_waiting", "1 no torn read", "ipc/log_writer.cpp",
+           "if (cursor < line) return false;", "", "handoff_test", "*SeveralReaders*"),
+    Mutant("hold_without_pin", "1 no torn read", "include/tenon/detail/attachment.hpp",
+           "segment_.place(*place_).cursor.store(c, std::memory_order_relaxed);", "", "handoff_test", "*SeveralReaders*"),
+    Mutant("pin_below_the_line", "1 no torn read", "include/tenon/detail/attachment.hpp",
+           "if (oldest() > c) {", "if (false) {", "gating_test", "*PinBelowTheRetireLine*"),
+    Mutant("cursor_of_the_newest_lease", "1 no torn read", "include/tenon/detail/attachment.hpp",
+           "set_cursor(other.leases > 0 ? other.start : format::kIdle);", "set_cursor(format::kIdle);",
+           "gating_test", "*HoldTheLowest*"),
+    Mutant("slot_by_parity", "1 no torn read", "lib/publisher_impl.cpp",
+           "log_->current() != 0 && b.slot == home;", "a.version % 2 == 0;", "handoff_test",
+           "*UnchangedBuckets*:*AllUnchanged*:*LoadSkips*:*ParityOfTheVersion*"),
+    Mutant("stream_gate_one_too_low", "1 no torn read", "lib/publisher_impl.cpp",
+           "n > slots ? n - slots + 1 : 1", "n > slots ? n - slots : 1", "streaming_test", "*EveryVersion*:*Stalled*"),
+    Mutant("current_before_the_bytes", "2 complete means finished", "lib/publisher_impl.cpp",
+           "  copy_sources(bucket, sources, open(bucket));",
+           "  auto* slot = open(bucket);\n  log_->complete_version(start());\n  copy_sources(bucket, sources, slot);",
+           "handoff_test", "*SeveralReaders*"),
+    Mutant("completed_before_the_entry", "2 complete means finished", "lib/publisher_impl.cpp",
+           "  attempt_->slot[bucket] = static_cast<std::uint32_t>(n % slots);",
+           "  attempt_->slot[bucket] = static_cast<std::uint32_t>(n % slots);\n  log_->complete_record(n);",
+           "streaming_test", "*EveryVersion*"),
+    Mutant("no_unretire", "3 all or nothing", "lib/publisher_impl.cpp",
+           "log_->unretire(a.saved_oldest, a.saved_current);", "", "gating_test", "*OldVersionStaysCurrent*"),
+    Mutant("abort_without_dirt", "3 all or nothing", "lib/publisher_impl.cpp",
+           "if (mode_ == Mode::in_place) buckets_[bucket].written_in = 0;", "", "gating_test", "*InPlaceLeavesNone*"),
+    Mutant("unchanged_after_abort_believed", "3 all or nothing", "lib/publisher_impl.cpp",
+           "buckets_[b].unconfirmed = true;", "(void)b;", "gating_test", "*DoubleBufferedLeaves*"),
+    Mutant("abort_without_burning", "3 all or nothing", "lib/publisher_impl.cpp",
+           "log_->burn(format::start_of(a.version + 1, buckets_.size()));", "", "streaming_test", "*AbortMidLoad*"),
+    Mutant("unchanged_flag_instead_of_version", "3 all or nothing", "lib/publisher_impl.cpp",
+           "if (!unchanged) buckets_[bucket].written_in = a.version;",
+           "buckets_[bucket].written_in = unchanged ? 1 : a.version;", "streaming_test", "*FrozenSince*"),
+    Mutant("torn_load_remembered", "3 all or nothing", "include/tenon/load_plan.hpp",
+           "    state_ = LoadState::torn;\n    forget();", "    state_ = LoadState::torn;", "streaming_test",
+           "*TornLoadForgets*"),
+    Mutant("lock_ignored", "4 claims are locks", "ipc/reclaim.cpp",
+           ": detail::try_lock_byte(candidate.fd(), format::kPublisherByte);", ": true;", "name_test",
+           "*ManyClaimants*:*Live*"),
+    Mutant("nobody_is_dead", "5 nobody waits on the dead", "include/tenon/detail/process.hpp",
+           "return !is_locked_by_other(fd, byte) && !is_known_running(owner);", "(void)fd, (void)byte, (void)owner;\n  return false;",
+           "death_test", "*WaitingSubscriber*"),
+    Mutant("zombie_is_alive", "5 nobody waits on the dead", "include/tenon/detail/process.hpp",
+           "if (has_exited) return false;", "", "death_test", "*WaitingSubscriber*"),
+    Mutant("wanted_unsaid", "5 no deadlock with oneself", "include/tenon/subscriber.hpp",
+           "wanted = !parity && attachment_->any_wanted();", "wanted = false;", "gating_test", "*WaitingInstead*"),
+    Mutant("slot_size_unchecked", "6 untrusted input", "include/tenon/detail/segment.hpp",
+           "check_field(s.bytes >= needed && s.bytes <= 2 * format::kMaxBucketBytes,", "check_field(true,",
+           "format_test", "*"),
+    Mutant("cursor_limit_unchecked", "6 untrusted input", "ipc/log_writer.cpp",
+           "if (cursor > limit) {", "if (false) {", "gating_test", "*ProtocolError*"),
+    Mutant("mapping_keyed_without_instance", "7 identity", "include/tenon/detail/memory.hpp",
+           "std::weak_ptr<const std::byte>& known = slots_[{facts.instance, index}];",
+           "std::weak_ptr<const std::byte>& known = slots_[{Instance{}, index}];", "death_test", "*Successor*"),
+    Mutant("writable_mapping", "8 readers cannot write", "include/tenon/detail/memory.hpp",
+           "SharedObject::Access::read_only);", "SharedObject::Access::read_write);", "handoff_test", "*ReadOnly*"),
+    Mutant("close_leaves_slots", "10 cheap recovery", "lib/publisher_impl.cpp",
+           "slots_->withdraw();  // host", "// host", "name_test", "*LeaveNoSlots*"),
+    Mutant("gc_takes_the_living", "10 cheap recovery", "ipc/reclaim.cpp",
+           "if (!locked)", "if (false)", "death_test", "*GcRemoves*"),
+    Mutant("child_keeps_the_lock", "11 fork", "include/tenon/detail/process.hpp",
+           "for (const int fd : guard.fds_) ::close(fd);", "", "death_test", "*ForkedChild*"),
+    Mutant("child_destroys", "11 fork", "include/tenon/lease.hpp",
+           "if (attachment_->is_owner()) attachment_->end(parity_);", "attachment_->end(parity_);", "handoff_test",
+           "*ChildCannotUse*"),
+    Mutant("child_closes", "11 fork", "lib/publisher.cpp",
+           "if (impl_ && impl_->is_owner()) impl_->close();", "if (impl_) impl_->close();", "handoff_test",
+           "*ChildCannotUse*"),
+]
+
+
+def run(command, timeout):
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, text=True)
+        return done.returncode, done.stdout
+    except subprocess.TimeoutExpired as e:
+        return "timeout", (e.stdout or b"").decode(errors="replace")
+
+
+def check(mutant, source, build):
+    path = source / mutant.file
+    text = path.read_text()
+    if text.count(mutant.old) != 1:
+        return f"NOT APPLICABLE: its text is in {mutant.file} {text.count(mutant.old)} times"
+    path.write_text(text.replace(mutant.old, mutant.new))
+    try:
+        status, output = run(["cmake", "--build", build, "-j2", "--target", mutant.program], 900)
+        if status != 0:
+            return "DOES NOT BUILD\n" + output[-2000:]
+        status, output = run([build / "bin" / mutant.program, f"--gtest_filter={mutant.tests}"], 60)
+        if status == 0:
+            return "SURVIVED" + (" (no test ran)" if "Running 0 tests" in output else "")
+        failed = [line.split("] ")[1].split(",")[0].split(" (")[0] for line in output.splitlines() if "[  FAILED  ]" in line and "ms)" in line]
+        return "caught by " + (", ".join(failed[:2]) or f"{mutant.tests} ({'hang' if status == 'timeout' else status})")
+    finally:
+        path.write_text(text)
+
+
+def main():
+    wanted = sys.argv[1:]
+    source, build = WORK / "source", WORK / "build"
+    if source.exists():
+        shutil.rmtree(source)
+    for name in subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True).split("\n"):
+        if name and (ROOT / name).is_file():
+            target = source / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target)
+    subprocess.check_call(["cmake", "-S", source, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Debug",
+                           "-DTENON_BUILD_CLI=OFF", "-DTENON_BUILD_BENCH=OFF"], stdout=subprocess.DEVNULL)
+    survivors = 0
+    for mutant in MUTANTS:
+        if wanted and mutant.name not in wanted:
+            continue
+        verdict = check(mutant, source, build)
+        survivors += 0 if verdict.startswith("caught") else 1
+        print(f"{mutant.name:36} {mutant.rule:28} {verdict}", flush=True)
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
