@@ -122,7 +122,7 @@ struct Parameter {
   std::optional<Box> box{};  ///< set when this is a shard of a larger tensor
 };
 
-/// How many slots a publication keeps, and what that means for readers (docs/concepts.md).
+/// How many slots a publication keeps, and what that means for readers (docs/tuning.md).
 /// The values are part of the byte format.
 enum class Mode : std::uint32_t {
   in_place =
