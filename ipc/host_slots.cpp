@@ -23,9 +23,10 @@ namespace tenon::ipc {
 namespace {
 
 constexpr std::uint64_t kChunk = 64ULL << 20U;
+constexpr std::uint64_t kAll = ~std::uint64_t{0};
 
 std::string mib(std::uint64_t bytes) {
-  return std::to_string((bytes + (1U << 20U) - 1) >> 20U) + " MiB";
+  return std::to_string((bytes >> 20U) + (bytes % (1U << 20U) == 0 ? 0 : 1)) + " MiB";
 }
 
 [[noreturn]] void throw_out_of_space(std::uint64_t needed, std::uint64_t available) {
@@ -66,13 +67,16 @@ class HostSlots final : public SlotMemory {
   void allocate(const detail::Facts& facts, std::span<const std::uint64_t> sizes,
                 const Progress& progress) override {
     std::uint64_t total = 0;
-    for (const std::uint64_t size : sizes) total += size;
+    for (const std::uint64_t size : sizes) {
+      total = size > kAll - total ? kAll : total + size;  // no machine has as much as this says
+    }
     check_space(total);
     try {
       std::uint8_t instance[16];
       std::copy(facts.instance.begin(), facts.instance.end(), instance);
       for (std::size_t i = 0; i < sizes.size(); ++i) {
-        slots_.push_back(make_slot(detail::slot_object(facts.owner, instance, i), sizes[i]));
+        slots_.push_back(create(detail::slot_object(facts.owner, instance, i)));
+        map(*slots_.back(), sizes[i]);
       }
       prefault(total, progress);
     } catch (...) {
@@ -99,21 +103,20 @@ class HostSlots final : public SlotMemory {
   }
 
  private:
-  [[nodiscard]] std::shared_ptr<detail::SharedObject> make_slot(const std::string& name,
-                                                                std::uint64_t bytes) const {
+  [[nodiscard]] std::shared_ptr<detail::SharedObject> create(const std::string& name) const {
     auto object = detail::SharedObject::create(name, options_.permissions);
     if (!object)
       throw Error(Errc::NameInUse, "/dev/shm/" + name + " exists although its name is random");
-    auto slot = std::make_shared<detail::SharedObject>(std::move(*object));
-    if (::ftruncate(slot->fd(), static_cast<off_t>(bytes)) != 0) {
-      const int error = errno;
-      detail::SharedObject::unlink(name);
-      throw SystemError(error, "sizing /dev/shm/" + name);
+    return std::make_shared<detail::SharedObject>(std::move(*object));
+  }
+
+  static void map(detail::SharedObject& slot, std::uint64_t bytes) {
+    if (::ftruncate(slot.fd(), static_cast<off_t>(bytes)) != 0) {
+      throw SystemError(errno, "sizing /dev/shm/" + slot.name());
     }
-    slot->map(bytes);
-    (void)::madvise(slot->data(), bytes,
-                    MADV_HUGEPAGE);  // helps where /dev/shm is mounted huge=advise
-    return slot;
+    slot.map(bytes);
+    // Helps where /dev/shm is mounted huge=advise.
+    (void)::madvise(slot.data(), bytes, MADV_HUGEPAGE);
   }
 
   // Chunks are handed out in order to all threads; the first failure stops them.

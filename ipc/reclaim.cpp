@@ -37,6 +37,7 @@ std::uint64_t object_bytes(const std::string& name) noexcept {
 class Candidate {
  public:
   explicit Candidate(const std::string& name) : path_(std::string(kDirectory) + "/" + name) {
+    detail::check_regular(name);
     constexpr int kFlags = O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
     fd_ = ::open(path_.c_str(), O_RDWR | kFlags);
     if (fd_ < 0 && errno == EACCES) fd_ = ::open(path_.c_str(), O_WRONLY | kFlags);

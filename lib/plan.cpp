@@ -112,8 +112,9 @@ class Builder {
   }
 
   void place(format::ParameterRecord& r) {
-    const bool fits = !buckets_.empty() && end_of_last() <= options_.bucket_bytes &&
-                      r.bytes <= options_.bucket_bytes - end_of_last();
+    const std::uint64_t limit = std::min(options_.bucket_bytes, format::kMaxBucketBytes);
+    const bool fits =
+        !buckets_.empty() && end_of_last() <= limit && r.bytes <= limit - end_of_last();
     if (!fits) open_bucket();
     r.bucket = static_cast<std::uint32_t>(buckets_.size() - 1);
     r.offset = end_of_last();

@@ -259,6 +259,7 @@ inline void Layout::check_place(const std::byte* block, std::size_t i, std::uint
                   p.name_offset <= h.names_bytes && p.name_length <= h.names_bytes - p.name_offset,
               "parameter.name", p.name_offset,
               "a name inside the names section, 1 to 4096 bytes long");
+  check_field(p.packed <= 1, "parameter.packed", p.packed, "0 or 1");
   check_field(p.box == format::kNone || p.box < h.box_count, "parameter.box", p.box,
               "below box_count");
   if (p.box != format::kNone) {
@@ -311,6 +312,8 @@ inline std::uint64_t Layout::check_parameters(const std::byte* block) {
       end = parameters[next].offset + parameters[next].bytes;
       payload += parameters[next].bytes;
     }
+    check_field(buckets[b].bytes == end, "bucket.bytes", buckets[b].bytes,
+                "the end of its last parameter");
   }
   check_field(next == h.parameter_count, "bucket.parameter_count", next,
               "ranges that cover every parameter");

@@ -75,7 +75,7 @@ MUTANTS = [
            "wanted = !parity && attachment_->any_wanted();", "wanted = false;", "gating_test", "*WaitingInstead*"),
     Mutant("slot_size_unchecked", "6 untrusted input", "include/tenon/detail/segment.hpp",
            "check_field(s.bytes >= needed && s.bytes <= 2 * format::kMaxBucketBytes,", "check_field(true,",
-           "format_test", "*"),
+           "format_test", "*Slot*"),
     Mutant("cursor_limit_unchecked", "6 untrusted input", "ipc/log_writer.cpp",
            "if (cursor > limit) {", "if (false) {", "gating_test", "*ProtocolError*"),
     Mutant("mapping_keyed_without_instance", "7 identity", "include/tenon/detail/memory.hpp",

@@ -58,7 +58,9 @@ namespace tenon::detail {
 [[nodiscard]] inline bool is_running(const format::Process& owner) noexcept {
   const auto pidfd = static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(owner.pid), 0U));
   if (pidfd < 0)
-    return errno != ESRCH && errno != EINVAL;  // cannot tell (old kernel, no permission): alive
+    // EINVAL, on newer kernels ENOENT: the number is now that of a thread. Anything else (an old
+    // kernel, no permission) tells nothing: alive.
+    return errno != ESRCH && errno != EINVAL && errno != ENOENT;
   struct ::pollfd exited {
     pidfd, POLLIN, 0
   };

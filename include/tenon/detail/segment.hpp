@@ -126,6 +126,7 @@ class Segment {
                 s.handle_kind, "the handle kind of the memory kind");
     check_field(s.bytes >= needed && s.bytes <= 2 * format::kMaxBucketBytes, "slot.bytes", s.bytes,
                 "at least its bucket's bytes");
+    check_field(s.offset % format::kAlignment == 0, "slot.offset", s.offset, "a multiple of 256");
     check_field(s.offset <= s.mapped_bytes && s.bytes <= s.mapped_bytes - s.offset, "slot.offset",
                 s.offset, "a place inside what its handle opens");
     return s;
@@ -274,7 +275,6 @@ struct Found {
 [[nodiscard]] inline Found judge(SharedObject object, Uid owner) {
   const std::string path = "/dev/shm/" + object.name();
   const struct ::stat st = object.status();
-  if (!S_ISREG(st.st_mode)) return {Attach::not_yours, path + " is not a regular file"};
   if (st.st_uid != owner) {
     return {Attach::not_yours, path + " belongs to uid " + std::to_string(st.st_uid) +
                                    ", not to uid " + std::to_string(owner)};
@@ -337,12 +337,9 @@ struct Found {
       if (creating) return {Attach::starting, "/dev/shm/" + object_name + " is being created"};
       return {Attach::not_yours, e.what()};
     }
-    if (e.error() == ELOOP)
-      return {Attach::not_yours, "/dev/shm/" + object_name + " is a symbolic link"};
-    if (e.error() == EISDIR || e.error() == EINVAL ||
-        e.error() == ENXIO) {  // EINVAL: glibc's word for a directory
-      return {Attach::not_yours, "/dev/shm/" + object_name + " is not a regular file"};
-    }
+    throw;
+  } catch (const Error& e) {
+    if (e.code() == Errc::NotYours) return {Attach::not_yours, e.what()};
     throw;
   }
 }

@@ -21,6 +21,14 @@
 
 namespace tenon::detail {
 
+/// Throws Error(NotYours) when there is something else than a regular file under `name`: opening a
+/// pipe would wait for its other end, and a link may lead anywhere.
+inline void check_regular(const std::string& name) {
+  struct ::stat st {};
+  if (::lstat(("/dev/shm/" + name).c_str(), &st) != 0 || S_ISREG(st.st_mode)) return;
+  throw Error(Errc::NotYours, "/dev/shm/" + name + " is not a regular file");
+}
+
 /// An open file description of a shared-memory object, with at most one mapping of it.
 ///
 /// Units:    sizes are bytes.
@@ -33,8 +41,9 @@ class SharedObject {
  public:
   enum class Access { read_only, read_write };
 
-  /// Nothing when there is no such object.
+  /// Nothing when there is no such object. Throws Error(NotYours) for anything but a regular file.
   [[nodiscard]] static std::optional<SharedObject> open(const std::string& name, Access access) {
+    check_regular(name);
     const auto mode = access == Access::read_only ? boost::interprocess::read_only
                                                   : boost::interprocess::read_write;
     return attempt(name, ENOENT, [&] {

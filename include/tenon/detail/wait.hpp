@@ -34,8 +34,9 @@ inline constexpr Duration kDefaultSpin = std::chrono::microseconds(30);
 class Deadline {
  public:
   explicit Deadline(Duration timeout) noexcept
-      : at_(timeout > Clock::time_point::max() - Clock::now() ? Clock::time_point::max()
-                                                              : Clock::now() + timeout) {}
+      : at_(timeout > Clock::time_point::max() - Clock::now()
+                ? Clock::time_point::max()
+                : Clock::now() + std::max(timeout, Duration(-1))) {}
   [[nodiscard]] Duration left() const noexcept { return at_ - Clock::now(); }
   [[nodiscard]] bool passed() const noexcept { return left() <= Duration::zero(); }
 

@@ -1,0 +1,231 @@
+// tenon demo: a trainer and inference processes hand over a model, and every byte is checked.
+#include "demo.hpp"
+
+#include <fmt/format.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <sstream>
+#include <tenon/format.hpp>
+#include <tenon/model.hpp>
+#include <tenon/plan.hpp>
+
+#include "commands.hpp"
+#include "parallel.hpp"
+
+namespace tenon::cli {
+namespace {
+
+struct DemoOptions {
+  std::string model = "llama-3.2-1b";
+  std::optional<std::uint32_t> layers;
+  std::uint32_t subscribers = 2;
+  std::uint64_t versions = 5;
+  Mode mode = Mode::in_place;
+  std::string memory = "host";
+  bool json = false;
+};
+
+bool is_built_in(const std::string& model) {
+  const auto names = model_names();
+  return std::find(names.begin(), names.end(), model) != names.end();
+}
+
+std::vector<Parameter> parameters_of(const DemoOptions& options) {
+  if (is_built_in(options.model)) return model_parameters(options.model, options.layers);
+  if (!std::filesystem::exists(options.model)) {
+    std::string names;
+    for (const std::string_view name : model_names()) names += fmt::format(" {},", name);
+    throw Error(Errc::InvalidArgument, fmt::format("--model {}: there are{} or the path of a "
+                                                   "safetensors file",
+                                                   options.model, names));
+  }
+  if (options.layers) {
+    throw Error(Errc::InvalidArgument, "--layers is for models by name, not for files");
+  }
+  return open_checkpoint({options.model}).parameters();
+}
+
+std::uint64_t bucket_bytes_for(const std::vector<Parameter>& parameters, Mode mode) {
+  constexpr std::uint64_t kDefault = 512ULL << 20U;
+  if (mode != Mode::streaming) return kDefault;
+  std::uint64_t total = 0;
+  for (const Parameter& p : parameters) {
+    total += byte_size(p.dtype, Shape(p.shape.data(), p.shape.size())).value_or(0);
+  }
+  // Streaming is for bounded memory: enough buckets that a few slots are a small part of the model.
+  return std::clamp<std::uint64_t>(total / 16, format::kAlignment, kDefault);
+}
+
+DemoPlan make_plan(const DemoOptions& options) {
+  const std::vector<Parameter> parameters = parameters_of(options);
+  Layout layout = plan(parameters, {.bucket_bytes = bucket_bytes_for(parameters, options.mode)});
+  const bool too_few = options.mode == Mode::streaming && layout.bucket_count() < 3;
+  if (too_few) complain("fewer than 3 buckets cannot be streamed: publishing in place");
+  return {.name = fmt::format("demo-{}", ::getpid()),
+          .model = options.model,
+          .layout = std::move(layout),
+          .mode = too_few ? Mode::in_place : options.mode,
+          .subscribers = options.subscribers,
+          .versions = options.versions,
+          .threads = thread_count()};
+}
+
+/// Bytes that a demo needs.
+struct Room {
+  std::uint64_t shared = 0;  ///< in /dev/shm
+  std::uint64_t memory = 0;  ///< in all, /dev/shm included
+};
+
+Room needed(const DemoPlan& plan) {
+  const Layout& layout = plan.layout;
+  std::uint64_t all = 0;
+  std::uint64_t largest = 0;
+  for (std::size_t b = 0; b < layout.bucket_count(); ++b) {
+    const std::uint64_t slot = format::round_up(std::max<std::uint64_t>(layout.bucket_bytes(b), 1),
+                                                format::kSlotGranularity);
+    all += slot;
+    largest = std::max(largest, slot);
+  }
+  constexpr std::uint64_t kOther = 16ULL << 20U;  // the segment, stacks, page tables
+  Room room;
+  if (plan.mode == Mode::streaming) {
+    room.shared = kOther + largest * std::min<std::uint64_t>(4, layout.bucket_count() - 1);
+    room.memory = room.shared + layout.payload_bytes() * (1 + plan.subscribers);
+  } else {
+    room.shared = kOther + (plan.mode == Mode::double_buffered ? 2 * all : all);
+    room.memory = room.shared + layout.payload_bytes();
+  }
+  return room;
+}
+
+// The number behind `key` in a file of lines "key number".
+std::optional<std::uint64_t> number_in(const char* file, std::string_view key) {
+  std::ifstream lines(file);
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::string first;
+    std::uint64_t number = 0;
+    if (words >> first >> number && first == key) return number;
+  }
+  return std::nullopt;
+}
+
+// What the machine has, or what the container may still take where it has a limit.
+std::uint64_t available_memory() {
+  std::uint64_t available = ~std::uint64_t{0};
+  if (const auto kilobytes = number_in("/proc/meminfo", "MemAvailable:")) {
+    available = *kilobytes * 1024;
+  }
+  std::uint64_t limit = 0;
+  std::uint64_t used = 0;
+  std::ifstream max("/sys/fs/cgroup/memory.max");
+  std::ifstream current("/sys/fs/cgroup/memory.current");
+  if (max >> limit && current >> used) {                          // "max" is no number: no limit
+    for (const char* cache : {"inactive_file", "active_file"}) {  // given back when memory is short
+      used -= std::min(used, number_in("/sys/fs/cgroup/memory.stat", cache).value_or(0));
+    }
+    available = std::min(available, limit > used ? limit - used : 0);
+  }
+  return available;
+}
+
+Room available() {
+  struct ::statvfs shm {};
+  if (::statvfs("/dev/shm", &shm) != 0) throw SystemError{errno, "looking at /dev/shm"};
+  return {static_cast<std::uint64_t>(shm.f_bavail) * shm.f_frsize, available_memory()};
+}
+
+bool fits(const Room& need, const Room& have) {
+  return need.shared <= have.shared && need.memory <= have.memory;
+}
+
+// The most layers that fit, 0 when not even one does.
+std::uint32_t fitting_layers(DemoOptions options, const Room& have) {
+  std::uint32_t fitting = 0;
+  try {
+    for (std::uint32_t layers = 1;; ++layers) {
+      options.layers = layers;
+      if (!fits(needed(make_plan(options)), have)) return fitting;
+      fitting = layers;
+    }
+  } catch (const Error&) {  // more layers than the model has
+    return fitting;
+  }
+}
+
+void check_room(const DemoOptions& options, const DemoPlan& plan) {
+  const Room need = needed(plan);
+  const Room have = available();
+  if (fits(need, have)) return;
+  const std::uint32_t layers = is_built_in(options.model) ? fitting_layers(options, have) : 0;
+  const std::string advice = layers > 0
+                                 ? fmt::format("--layers {} would fit", layers)
+                                 : std::string(
+                                       "enlarge /dev/shm ('mount -o remount,size=…', in containers "
+                                       "--shm-size) or choose a smaller --model");
+  throw Error(Errc::OutOfSpace,
+              fmt::format("{} in mode {} needs {} in /dev/shm, which has {}, and {} of memory in "
+                          "all, of which {} are available; {}",
+                          plan.model, name_of(plan.mode), human_bytes(need.shared),
+                          human_bytes(have.shared), human_bytes(need.memory),
+                          human_bytes(have.memory), advice));
+}
+
+Exit demo(const DemoOptions& options) {
+  require_host_memory(options.memory);
+  const DemoPlan plan = make_plan(options);
+  check_room(options, plan);
+  DemoReport report(plan, options.json);
+  run_family(plan, report);
+  report.finish();
+  return report.wrong() == 0 ? Exit::ok : Exit::failed;
+}
+
+void add_options(CLI::App& command, DemoOptions& options) {
+  command
+      .add_option("--model", options.model,
+                  "Built-in model, or a safetensors file whose names, dtypes and shapes are used")
+      ->type_name("NAME|FILE")
+      ->capture_default_str();
+  command.add_option("--layers", options.layers, "Only the first N layers of a built-in model")
+      ->type_name("N");
+  command.add_option("--subscribers", options.subscribers, "How many inference processes")
+      ->type_name("N")
+      ->check(CLI::Range(1U, 64U))
+      ->capture_default_str();
+  command.add_option("--versions", options.versions, "How many versions")
+      ->type_name("N")
+      ->check(CLI::Range(1U, 1'000'000U))
+      ->capture_default_str();
+  command
+      .add_option_function<std::string>(
+          "--mode", [&options](const std::string& text) { options.mode = parse_mode(text); },
+          "streaming, in-place or double")
+      ->type_name("MODE")
+      ->default_str(name_of(options.mode));
+  command.add_option("--memory", options.memory, "Where the slots are: host, cuda or cuda:N")
+      ->type_name("KIND")
+      ->capture_default_str();
+  command.add_flag("--json", options.json, "Print a JSON object");
+}
+
+}  // namespace
+
+void add_demo(CLI::App& app, Run& run) {
+  CLI::App* command = app.add_subcommand("demo", "Hand a model over and check every byte");
+  auto options = std::make_shared<DemoOptions>();
+  add_options(*command, *options);
+  std::string models;
+  for (const std::string_view name : model_names()) models += fmt::format(" {}", name);
+  command->footer(
+      "Models:" + models +
+      ".\nColumns: gather (copying into the slots), its speed with bytes counted once and "
+      "as a share of\nplain memcpy, commit to visible in the slowest process, checking "
+      "every byte there.\n\nExample:\n  tenon demo --model llama-3.2-1b --layers 2");
+  command->callback([options, &run] { run = [options] { return demo(*options); }; });
+}
+
+}  // namespace tenon::cli

@@ -1,0 +1,74 @@
+// tenon get: the first values of one parameter.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "commands.hpp"
+#include "decode.hpp"
+#include "options.hpp"
+#include "snapshot.hpp"
+
+namespace tenon::cli {
+namespace {
+
+struct GetOptions {
+  ReaderOptions reader;
+  std::string parameter;
+  std::uint64_t head = 10;
+  bool json = false;
+};
+
+Exit get(const GetOptions& options) {
+  const detail::Deadline deadline(options.reader.timeout);
+  Subscriber subscriber = attach_reader(options.reader, "tenon get", deadline);
+  const std::size_t i = subscriber.layout().at(options.parameter);
+  const Placement place = subscriber.layout()[i];
+  std::vector<Value> values;
+  std::uint64_t version = 0;
+  const std::uint64_t elements = place.bytes / info(place.dtype).bytes;
+  {
+    Snapshot snapshot = Snapshot::take(subscriber, options.reader, deadline, i);
+    version = snapshot.version();
+    for (std::uint64_t e = 0; e < std::min(options.head, elements); ++e) {
+      values.push_back(decode(place.dtype, snapshot.data(i) + e * info(place.dtype).bytes));
+    }
+  }
+  if (options.json) {
+    Json json{{"name", place.name},
+              {"dtype", info(place.dtype).name},
+              {"shape", dimensions(place.shape)},
+              {"version", version},
+              {"bytes", place.bytes},
+              {"elements", elements},
+              {"values", Json::array()}};
+    for (const Value& value : values) json["values"].push_back(json_of(value));
+    print_json(json);
+    return Exit::ok;
+  }
+  std::string text =
+      fmt::format("{} {} {} version={} bytes={}\n", printable(place.name), info(place.dtype).name,
+                  shape_text(place.shape), version, place.bytes);
+  for (const Value& value : values) text += text_of(value) + "\n";
+  if (values.size() < elements) text += fmt::format("... {} more\n", elements - values.size());
+  print(text);
+  return Exit::ok;
+}
+
+}  // namespace
+
+void add_get(CLI::App& app, Run& run) {
+  CLI::App* command = app.add_subcommand("get", "Print the first values of a parameter");
+  auto options = std::make_shared<GetOptions>();
+  add_reader(*command, options->reader);
+  command->add_option("PARAMETER", options->parameter, "Name of the parameter")->required();
+  command->add_option("--head", options->head, "How many values, in row-major order")
+      ->type_name("N")
+      ->capture_default_str();
+  command->add_flag("--json", options->json, "Print a JSON object");
+  command->footer(
+      "In JSON, values that it has no number for are the texts \"nan\", \"inf\" and \"-inf\".\n\n"
+      "Example:\n  tenon get policy model.norm.weight --head 4");
+  command->callback([options, &run] { run = [options] { return get(*options); }; });
+}
+
+}  // namespace tenon::cli

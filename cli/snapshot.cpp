@@ -1,0 +1,97 @@
+#include "snapshot.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "common.hpp"
+
+namespace tenon::cli {
+namespace {
+
+Lease wait_for_version(Subscriber& subscriber, const ReaderOptions& options,
+                       const detail::Deadline& deadline) {
+  const VersionRequest request = options.version == 0 ? newest() : exactly(options.version);
+  try {
+    return subscriber.wait(request, deadline.left());
+  } catch (const Error& error) {
+    if (error.code() != Errc::DeadlinePassed) throw;
+    const std::uint64_t current = subscriber.current_version();
+    throw Error(
+        Errc::DeadlinePassed,
+        fmt::format(
+            "'{}' had no {} within {}; {}", options.name,
+            options.version == 0 ? "complete version" : fmt::format("version {}", options.version),
+            human_duration(options.timeout),
+            current == 0 ? "none is complete now" : fmt::format("it is at version {}", current)));
+  }
+}
+
+[[noreturn]] void throw_past(const ReaderOptions& options, std::uint64_t at) {
+  throw Error(Errc::NotRetained, fmt::format("version {} of '{}' is past; it is at version {}",
+                                             options.version, options.name, at));
+}
+
+}  // namespace
+
+Subscriber attach_reader(const ReaderOptions& options, const std::string& label,
+                         const detail::Deadline& deadline) {
+  constexpr auto kPause = std::chrono::milliseconds(5);
+  AttachOptions attach;
+  attach.deadline = Duration::zero();
+  attach.label = label;
+  attach.owner = options.owner;
+  for (;;) {
+    try {
+      return Subscriber::attach(options.name, attach);
+    } catch (const Error& error) {
+      const bool may_come = error.code() == Errc::NotFound || error.code() == Errc::DeadlinePassed;
+      if (!may_come || deadline.passed()) throw;
+    }
+    std::this_thread::sleep_for(std::min<Duration>(kPause, deadline.left()));
+  }
+}
+
+LoadPlan Snapshot::plan_load(const Layout& layout, std::optional<std::size_t> only) {
+  constexpr std::uint64_t kAlign = 64;
+  const auto wanted = [&](std::size_t i) { return !only || *only == i; };
+  std::vector<std::uint64_t> offsets(layout.size());
+  std::uint64_t total = 0;
+  for (std::size_t i = 0; i < layout.size(); ++i) {
+    offsets[i] = total;
+    if (wanted(i)) total += (layout[i].bytes + kAlign - 1) / kAlign * kAlign;
+  }
+  loaded_.reset(new std::byte[total]);  // not zeroed: every byte that is read is loaded first
+  places_.assign(layout.size(), nullptr);
+  LoadPlan plan(layout);
+  for (std::size_t i = 0; i < layout.size(); ++i) {
+    if (!wanted(i)) continue;
+    places_[i] = loaded_.get() + offsets[i];
+    plan.into(layout[i].name, places_[i]);
+  }
+  return plan;
+}
+
+Snapshot Snapshot::take(Subscriber& subscriber, const ReaderOptions& options,
+                        const detail::Deadline& deadline, std::optional<std::size_t> only) {
+  Snapshot snapshot;
+  if (subscriber.mode() != Mode::streaming) {
+    snapshot.lease_ = wait_for_version(subscriber, options, deadline);
+    snapshot.version_ = snapshot.lease_->version();
+    return snapshot;
+  }
+  const std::uint64_t current = subscriber.current_version();
+  if (options.version != 0 && current >= options.version) throw_past(options, current);
+  LoadPlan plan = snapshot.plan_load(subscriber.layout(), only);
+  do {
+    snapshot.version_ = subscriber.load(plan, deadline.left());
+    if (options.version != 0 && snapshot.version_ > options.version) {
+      throw_past(options, snapshot.version_);
+    }
+  } while (options.version != 0 && snapshot.version_ != options.version);
+  subscriber.pause();
+  return snapshot;
+}
+
+}  // namespace tenon::cli

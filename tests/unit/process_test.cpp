@@ -1,0 +1,328 @@
+// Who is alive: claims by file lock, process identity, fork.
+#include <gtest/gtest.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <cerrno>
+#include <csignal>
+#include <support/support.hpp>
+#include <tenon/detail/process.hpp>
+#include <thread>
+
+#include "scratch.hpp"
+
+namespace tenon {
+namespace {
+
+using namespace std::chrono_literals;
+using detail::is_dead;
+using detail::is_known_running;
+using detail::is_locked_by_other;
+using detail::is_running;
+using detail::SharedObject;
+using detail::start_time_of;
+using detail::this_process;
+using detail::try_lock_byte;
+using detail::unlock_byte;
+using format::Process;
+using test::Child;
+using test::Pipe;
+using test::ScratchObject;
+using test::Signal;
+
+constexpr std::uint32_t kByte = 7;
+
+// For a child that is to be killed.
+[[noreturn]] void sleep_for_good() {
+  for (;;) ::pause();
+}
+// Kills a child and waits until it is a zombie: it has exited and nobody has reaped it.
+void make_zombie(const Child& child) {
+  child.signal(SIGKILL);
+  ::siginfo_t info{};
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(child.pid()), &info, WEXITED | WNOWAIT), 0);
+}
+
+class LockBytes : public ::testing::Test {
+ protected:
+  ScratchObject scratch_{4096};
+  SharedObject one_ = scratch_.open();
+  SharedObject other_ = scratch_.open();
+};
+
+TEST_F(LockBytes, ConflictBetweenTwoOpensOfOneProcess) {
+  EXPECT_TRUE(try_lock_byte(one_.fd(), kByte));
+  EXPECT_FALSE(try_lock_byte(other_.fd(), kByte));
+  EXPECT_TRUE(is_locked_by_other(other_.fd(), kByte));
+}
+
+TEST_F(LockBytes, AreNotAnothersToTheirOwnHolder) {
+  EXPECT_TRUE(try_lock_byte(one_.fd(), kByte));
+  EXPECT_FALSE(is_locked_by_other(one_.fd(), kByte));
+  EXPECT_TRUE(try_lock_byte(one_.fd(), kByte));  // again: it is its own
+}
+
+TEST_F(LockBytes, AreOneByteEach) {
+  EXPECT_TRUE(try_lock_byte(one_.fd(), kByte));
+  EXPECT_TRUE(try_lock_byte(other_.fd(), kByte - 1));
+  EXPECT_TRUE(try_lock_byte(other_.fd(), kByte + 1));
+  EXPECT_FALSE(is_locked_by_other(one_.fd(), kByte + 2));
+}
+
+TEST_F(LockBytes, ReachBeyondTheEndOfAnObject) {
+  const ScratchObject empty(0);
+  const SharedObject a = empty.open();
+  const SharedObject b = empty.open();
+  EXPECT_TRUE(try_lock_byte(a.fd(), format::kPublisherByte));
+  EXPECT_FALSE(try_lock_byte(b.fd(), format::kPublisherByte));
+}
+
+TEST_F(LockBytes, LookingTakesNothing) {
+  EXPECT_FALSE(is_locked_by_other(one_.fd(), kByte));
+  EXPECT_FALSE(is_locked_by_other(other_.fd(), kByte));
+  EXPECT_TRUE(try_lock_byte(other_.fd(), kByte));
+}
+
+TEST_F(LockBytes, AreFreeAfterUnlockingOrClosing) {
+  EXPECT_TRUE(try_lock_byte(one_.fd(), kByte));
+  unlock_byte(one_.fd(), kByte);
+  EXPECT_TRUE(try_lock_byte(other_.fd(), kByte));
+  { const SharedObject closed = std::move(other_); }
+  EXPECT_TRUE(try_lock_byte(one_.fd(), kByte));
+}
+
+TEST_F(LockBytes, AreSharedWithADuplicateAndKeptByIt) {
+  ASSERT_TRUE(try_lock_byte(one_.fd(), kByte));
+  const int duplicate = ::dup(one_.fd());
+  ASSERT_GE(duplicate, 0);
+  EXPECT_TRUE(try_lock_byte(duplicate, kByte));
+  EXPECT_FALSE(is_locked_by_other(duplicate, kByte));
+  { const SharedObject closed = std::move(one_); }
+  EXPECT_TRUE(is_locked_by_other(other_.fd(), kByte));
+  ::close(duplicate);
+  EXPECT_FALSE(is_locked_by_other(other_.fd(), kByte));
+}
+
+TEST_F(LockBytes, ThatCannotBeTakenAreAnError) {
+  const auto read_only = SharedObject::open(scratch_.name(), SharedObject::Access::read_only);
+  ASSERT_TRUE(read_only);
+  EXPECT_THROWS(System, "locking byte 7 of a publication",
+                (void)try_lock_byte(read_only->fd(), kByte));
+  EXPECT_FALSE(is_locked_by_other(read_only->fd(), kByte));  // looking is allowed
+}
+
+TEST_F(LockBytes, CountAsTakenWhereNobodyCanLook) { EXPECT_TRUE(is_locked_by_other(-1, kByte)); }
+
+TEST_F(LockBytes, DieWithAKilledProcessEvenWhileItIsAZombie) {
+  const Pipe who;
+  Child holder([&] {
+    const SharedObject mine = scratch_.open();
+    if (!try_lock_byte(mine.fd(), kByte)) return 1;
+    who.put(this_process());
+    sleep_for_good();
+  });
+  const auto owner = who.take<Process>();
+  EXPECT_TRUE(is_locked_by_other(one_.fd(), kByte));
+  EXPECT_TRUE(is_running(owner));
+  EXPECT_FALSE(is_dead(one_.fd(), kByte, owner));
+  make_zombie(holder);
+  EXPECT_FALSE(is_locked_by_other(one_.fd(), kByte));
+  EXPECT_FALSE(is_running(owner)) << "a zombie does not run";
+  EXPECT_TRUE(is_dead(one_.fd(), kByte, owner));
+  EXPECT_TRUE(try_lock_byte(one_.fd(), kByte));
+  holder.kill();  // reaped
+  EXPECT_TRUE(is_dead(other_.fd(), kByte + 1, owner));
+}
+
+TEST(Processes, KnowThemselves) {
+  const Process me = this_process();
+  EXPECT_EQ(me.pid, static_cast<std::uint32_t>(::getpid()));
+  EXPECT_GT(me.start_time, 0u);
+  EXPECT_GT(me.pid_namespace, 0u);
+  EXPECT_EQ(this_process().start_time, me.start_time);
+  EXPECT_TRUE(is_running(me));
+  EXPECT_TRUE(is_known_running(me));
+}
+
+TEST(Processes, AForkedChildIsSomebodyElse) {
+  const Process parent = this_process();
+  Child child([&] {
+    const Process me = this_process();
+    return me.pid != parent.pid && me.start_time >= parent.start_time &&
+                   me.pid_namespace == parent.pid_namespace && is_running(parent)
+               ? 0
+               : 1;
+  });
+  EXPECT_EQ(child.wait(), 0);
+}
+
+TEST(Processes, AreReadWhateverTheirCommandIsCalled) {
+  Child child([] {
+    const std::uint64_t before = start_time_of(static_cast<std::uint32_t>(::getpid()));
+    for (const char* name : {") R 1 2 3 4", "a b) (c", ")))))", "", " "}) {
+      ::prctl(PR_SET_NAME, name);
+      if (start_time_of(static_cast<std::uint32_t>(::getpid())) != before) return 1;
+    }
+    return before > 0 ? 0 : 2;
+  });
+  EXPECT_EQ(child.wait(), 0);
+}
+
+TEST(Processes, ThatNeverWereDoNotRun) {
+  for (const std::uint32_t pid : {0U, 0x7FFFFFFFU, 0x80000000U, ~0U}) {
+    EXPECT_FALSE(is_running({pid, 0, 1, 1})) << pid;
+    EXPECT_FALSE(is_known_running({pid, 0, 1, this_process().pid_namespace})) << pid;
+    EXPECT_EQ(start_time_of(pid), 0u) << pid;
+  }
+}
+
+TEST(Processes, WithAReusedPidDoNotRun) {
+  Process me = this_process();
+  me.start_time += 1;
+  EXPECT_FALSE(is_running(me));
+  EXPECT_FALSE(is_known_running(me));
+  me.start_time = 0;  // unknown: then the pid is all there is
+  EXPECT_TRUE(is_running(me));
+}
+
+TEST(Processes, WhosePidIsNowAThreadOfAnotherDoNotRun) {
+  std::uint32_t tid = 0;
+  std::thread([&tid] {
+    tid = static_cast<std::uint32_t>(::syscall(SYS_gettid));
+    Process gone = this_process();
+    gone.pid = tid;
+    gone.start_time += 1;  // the process that had the number before
+    EXPECT_FALSE(is_running(gone));
+  }).join();
+  EXPECT_NE(tid, static_cast<std::uint32_t>(::getpid()));
+}
+
+TEST(Processes, RunAsLongAsAnyThreadDoes) {
+  const Pipe who;
+  Child child([&] {
+    std::thread worker([&who] {
+      std::this_thread::sleep_for(20ms);  // let the main thread go first
+      who.put(this_process());
+      sleep_for_good();
+    });
+    worker.detach();
+    ::syscall(SYS_exit, 0);  // ends the main thread alone; /proc now says Z
+    return 1;
+  });
+  EXPECT_TRUE(is_running(who.take<Process>()));
+  child.kill();
+}
+
+class Claims : public LockBytes {
+ protected:
+  Process me_ = this_process();
+};
+
+TEST_F(Claims, AreAliveWhileEitherTheLockOrTheOwnerIs) {
+  EXPECT_FALSE(is_dead(one_.fd(), kByte, me_)) << "the owner lives, though it lost its lock";
+  const Process gone{me_.pid, 0, me_.start_time + 1, me_.pid_namespace};
+  EXPECT_TRUE(is_dead(one_.fd(), kByte, gone));
+  ASSERT_TRUE(try_lock_byte(other_.fd(), kByte));
+  EXPECT_FALSE(is_dead(one_.fd(), kByte, gone)) << "somebody has the lock";
+}
+
+TEST_F(Claims, OfAnotherPidNamespaceAreJudgedByTheLockAlone) {
+  const Process elsewhere{me_.pid, 0, me_.start_time, me_.pid_namespace + 1};
+  EXPECT_FALSE(is_known_running(elsewhere));
+  EXPECT_TRUE(is_dead(one_.fd(), kByte, elsewhere));
+  ASSERT_TRUE(try_lock_byte(other_.fd(), kByte));
+  EXPECT_FALSE(is_dead(one_.fd(), kByte, elsewhere));
+}
+
+TEST_F(Claims, OfNobodyAreDead) {
+  EXPECT_TRUE(is_dead(one_.fd(), kByte, {0, 0, 0, me_.pid_namespace}));
+}
+
+// A parent that claims, and forks a child that outlives it. Returns whether the claim outlives the
+// parent too.
+bool claim_survives_in_a_child(const ScratchObject& scratch, bool watched) {
+  const Pipe child_pid;
+  Child parent([&] {
+    const SharedObject mine = scratch.open();
+    if (!try_lock_byte(mine.fd(), kByte)) return 1;
+    if (watched) detail::ForkGuard::watch(mine.fd());
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+      child_pid.put(::getpid());
+      sleep_for_good();
+    }
+    sleep_for_good();
+  });
+  const auto grandchild = child_pid.take<pid_t>();
+  const SharedObject looker = scratch.open();
+  EXPECT_TRUE(is_locked_by_other(looker.fd(), kByte)) << "the parent lives";
+  make_zombie(parent);
+  const bool survives = is_locked_by_other(looker.fd(), kByte);
+  EXPECT_EQ(::kill(grandchild, SIGKILL), 0) << "the grandchild should have lived on";
+  return survives;
+}
+
+TEST_F(Claims, AreNotKeptByAForkedChildThatOutlivesItsParent) {
+  EXPECT_FALSE(claim_survives_in_a_child(scratch_, true));
+}
+
+TEST_F(Claims, WouldBeKeptByAForkedChildWithoutTheGuard) {
+  EXPECT_TRUE(claim_survives_in_a_child(scratch_, false));
+}
+
+TEST(ForkGuards, CloseOnlyWhatIsWatchedAndOnlyInTheChild) {
+  const ScratchObject scratch(64);
+  const SharedObject watched = scratch.open();
+  const SharedObject forgotten = scratch.open();
+  const SharedObject never = scratch.open();
+  detail::ForkGuard::watch(watched.fd());
+  detail::ForkGuard::watch(forgotten.fd());
+  detail::ForkGuard::forget(forgotten.fd());
+  detail::ForkGuard::forget(never.fd());
+  const auto is_open = [](int fd) { return ::fcntl(fd, F_GETFD) >= 0; };
+  Child child([&] {
+    if (is_open(watched.fd())) return 1;
+    return is_open(forgotten.fd()) && is_open(never.fd()) ? 0 : 2;
+  });
+  EXPECT_EQ(child.wait(), 0);
+  EXPECT_TRUE(is_open(watched.fd()));
+  detail::ForkGuard::forget(watched.fd());
+  Child later([&] { return is_open(watched.fd()) ? 0 : 1; });
+  EXPECT_EQ(later.wait(), 0);
+}
+
+TEST(ForkGuards, AChildStartsWithNothingToClose) {
+  const ScratchObject scratch(64);
+  const SharedObject object = scratch.open();
+  detail::ForkGuard::watch(object.fd());
+  Child child([&] {
+    // The number is free now. Whatever the child opens under it is the child's own.
+    const SharedObject mine = scratch.open();
+    Child grandchild([&] { return ::fcntl(mine.fd(), F_GETFD) >= 0 ? 0 : 1; });
+    return grandchild.wait();
+  });
+  EXPECT_EQ(child.wait(), 0);
+  detail::ForkGuard::forget(object.fd());
+}
+
+TEST(ForkGuards, MayBeUsedWhileAnotherThreadForks) {
+  const ScratchObject scratch(64);
+  const SharedObject object = scratch.open();
+  std::jthread busy([&](const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+      detail::ForkGuard::watch(object.fd());
+      detail::ForkGuard::forget(object.fd());
+    }
+  });
+  for (int i = 0; i < 50; ++i) {
+    Child child([&] {
+      detail::ForkGuard::watch(object.fd());  // would hang on a mutex copied while it was held
+      return 0;
+    });
+    ASSERT_EQ(child.wait(), 0);
+  }
+}
+
+}  // namespace
+}  // namespace tenon
