@@ -15,10 +15,6 @@
 
 #include "slot_memory.hpp"
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
-
 namespace tenon::ipc {
 namespace {
 
@@ -48,7 +44,7 @@ void check_space(std::uint64_t needed) {
 // Makes [at, at + bytes) resident. Falls back to fallocate where the kernel (before 5.14) lacks the
 // advice.
 void populate(int fd, std::byte* base, std::uint64_t at, std::uint64_t bytes) {
-  if (::madvise(base + at, bytes, MADV_POPULATE_WRITE) == 0) return;
+  if (::madvise(base + at, bytes, detail::kPopulateWrite) == 0) return;
   int error = errno;
   if (error == EINVAL)
     error = ::posix_fallocate(fd, static_cast<off_t>(at), static_cast<off_t>(bytes));

@@ -321,10 +321,11 @@ inline std::uint64_t Layout::check_parameters(const std::byte* block) {
 }
 
 // Every parameter must be found under its own name, which also rules out duplicates and endless
-// probing.
+// probing: as many entries are used as there are parameters, and there are more entries than that.
 inline void Layout::check_index(const std::byte* block) {
   const format::LayoutHeader& h = *section<format::LayoutHeader>(block, 0);
-  const auto* index = section<format::IndexEntry>(block, format::LayoutSections(h).index);
+  const format::LayoutSections at(h);
+  const auto* index = section<format::IndexEntry>(block, at.index);
   std::uint64_t used = 0;
   for (std::uint64_t i = 0; i < h.index_capacity; ++i) {
     detail::check_field(index[i].parameter <= h.parameter_count, "name index entry",
@@ -332,6 +333,26 @@ inline void Layout::check_index(const std::byte* block) {
     used += index[i].parameter != 0 ? 1U : 0U;
   }
   detail::check_field(used == h.parameter_count, "name index", used, "one entry per parameter");
+  const auto* parameters = section<format::ParameterRecord>(block, at.parameters);
+  const char* names = section<char>(block, at.names);
+  const auto name_of = [&](std::size_t i) {
+    return std::string_view(names + parameters[i].name_offset, parameters[i].name_length);
+  };
+  for (std::size_t i = 0; i < h.parameter_count; ++i) {
+    const std::string_view name = name_of(i);
+    const std::uint64_t hash = detail::hash64(name.data(), name.size());
+    const auto high = static_cast<std::uint32_t>(hash >> 32U);
+    std::uint64_t e = hash & (h.index_capacity - 1);
+    // The entries before its own: none empty, none that find() would take for this name.
+    while (index[e].parameter != 0 && index[e].parameter != i + 1 &&
+           (index[e].hash != high || name_of(index[e].parameter - 1) != name)) {
+      e = (e + 1) & (h.index_capacity - 1);
+    }
+    if (index[e].parameter != i + 1 || index[e].hash != high) {
+      detail::bad_field("name index", "missing or ambiguous for parameter " + std::to_string(i),
+                        "one entry per name");
+    }
+  }
 }
 
 inline Layout Layout::parse(std::unique_ptr<std::byte[]> bytes, std::uint64_t size) {
@@ -342,14 +363,7 @@ inline Layout Layout::parse(std::unique_ptr<std::byte[]> bytes, std::uint64_t si
   check_index(bytes.get());
   data->hash = detail::hash64(bytes.get(), size);
   data->block = std::move(bytes);
-  Layout layout(std::move(data));
-  for (std::size_t i = 0; i < layout.size(); ++i) {
-    if (layout.find(layout[i].name) != i) {
-      detail::bad_field("name index", "missing or ambiguous for parameter " + std::to_string(i),
-                        "one entry per name");
-    }
-  }
-  return layout;
+  return Layout(std::move(data));
 }
 
 inline Placement Layout::operator[](std::size_t i) const noexcept {

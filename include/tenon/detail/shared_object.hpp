@@ -21,6 +21,10 @@
 
 namespace tenon::detail {
 
+/// Advice that makes pages resident, and reports a full /dev/shm as an error where a touch would
+/// raise SIGBUS (Linux 5.14; MADV_POPULATE_WRITE, which older headers lack).
+inline constexpr int kPopulateWrite = 23;
+
 /// Throws Error(NotYours) when there is something else than a regular file under `name`: opening a
 /// pipe would wait for its other end, and a link may lead anywhere.
 inline void check_regular(const std::string& name) {
