@@ -49,12 +49,17 @@ struct Subject {
   }
 };
 
+// Whether to compare every byte, or every page's stamp, which leaves the caches of the next sample
+// alone. The layout is always compared.
+enum class Look { closely, briefly };
+
 // What a process that was forked for one sample reports.
 struct Result {
   std::uint64_t from = 0;
   std::uint64_t to = 0;
   std::uint64_t busy = 0;  // processor time in between
   std::uint64_t wrong = 0;
+  Look look = Look::closely;  // in: how to check
 };
 
 std::uint64_t processor_ns() {
@@ -71,11 +76,13 @@ Subscriber attach_to(const Subject& subject) {
   return Subscriber::attach(subject.publication, options);
 }
 
-std::uint64_t count_wrong_in(Subscriber& subscriber, const Subject& subject) {
+std::uint64_t count_wrong_in(Subscriber& subscriber, const Subject& subject, Look look) {
   const auto [ours, bytes] = subject.layout.bytes();
   const auto [theirs, their_bytes] = subscriber.layout().bytes();
   if (bytes != their_bytes || std::memcmp(ours, theirs, bytes) != 0) return subject.layout.size();
-  return subject.payload.count_different(subscriber.wait(newest(), kPatience));
+  const Lease lease = subscriber.wait(newest(), kPatience);
+  return look == Look::closely ? subject.payload.count_different(lease)
+                               : subject.payload.count_stale(lease);
 }
 
 void first_attach(const Subject& subject, Result& result) {
@@ -84,7 +91,7 @@ void first_attach(const Subject& subject, Result& result) {
   Subscriber subscriber = attach_to(subject);
   result.to = monotonic_ns();
   result.busy = processor_ns() - busy;
-  result.wrong = count_wrong_in(subscriber, subject);
+  result.wrong = count_wrong_in(subscriber, subject, result.look);
 }
 
 // The bare minimum: the same bytes in private memory, believed.
@@ -117,7 +124,8 @@ class Spawner {
   ~Spawner() { request(jobs_.size()); }
 
   [[nodiscard]] const std::vector<Job>& jobs() const noexcept { return jobs_; }
-  Result run(std::size_t job) {
+  Result run(std::size_t job, Look look) {
+    board_->result = {.look = look};
     request(job);
     board_->done.await(round_, Duration::zero(), [this] { family_.check(); });
     return board_->result;
@@ -215,7 +223,7 @@ class AttachBench {
     for (std::size_t i = 0; i < warm_up + options_.samples(kFirst); ++i) {
       for (std::size_t k = 0; k < rows.size(); ++k) {
         const std::size_t job = (i + k) % rows.size();
-        const Result r = spawner.run(job);
+        const Result r = spawner.run(job, i < warm_up ? Look::closely : Look::briefly);
         rows[job].wrong += r.wrong;
         if (i < warm_up) continue;
         rows[job].samples.add_ns(r.from, r.to);
@@ -246,9 +254,9 @@ class AttachBench {
     }
     Subscriber stays = attach_to(many_);
     for (std::size_t i = 0; i < rounds; ++i) timed(many_, board_->attached, i >= warm_up);
-    board_->detached.wrong = count_wrong_in(stays, many_);
+    board_->detached.wrong = count_wrong_in(stays, many_, Look::closely);
     Subscriber other = attach_to(one_);
-    board_->detached_one_bucket.wrong = count_wrong_in(other, one_);
+    board_->detached_one_bucket.wrong = count_wrong_in(other, one_, Look::closely);
     look_up(stays);
     board_->finished.set(1);
   }

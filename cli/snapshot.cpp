@@ -38,6 +38,8 @@ Lease wait_for_version(Subscriber& subscriber, const ReaderOptions& options,
 Subscriber attach_reader(const ReaderOptions& options, const std::string& label,
                          const detail::Deadline& deadline) {
   constexpr auto kPause = std::chrono::milliseconds(5);
+  constexpr int kStaleLooks = 10;
+  int stale_looks = 0;
   AttachOptions attach;
   attach.deadline = Duration::zero();
   attach.label = label;
@@ -46,7 +48,10 @@ Subscriber attach_reader(const ReaderOptions& options, const std::string& label,
     try {
       return Subscriber::attach(options.name, attach);
     } catch (const Error& error) {
-      const bool may_come = error.code() == Errc::NotFound || error.code() == Errc::DeadlinePassed;
+      // In the instant between its creation and its claim a publication looks abandoned to root.
+      const bool is_stale = error.code() == Errc::PublisherGone && ++stale_looks < kStaleLooks;
+      const bool may_come =
+          error.code() == Errc::NotFound || error.code() == Errc::DeadlinePassed || is_stale;
       if (!may_come || deadline.passed()) throw;
     }
     std::this_thread::sleep_for(std::min<Duration>(kPause, deadline.left()));

@@ -25,15 +25,17 @@ detail::SharedObject claim_name(const std::string& name, Duration timeout,
       // Between creating and locking, a cleaner may have taken the object for a leftover.
       if (detail::try_lock_byte(object->fd(), format::kPublisherByte) && object->still_named())
         return std::move(*object);
-      continue;
+      if (!deadline.passed()) continue;
     }
     const RemovalResult result = remove_if_dead(name, ::geteuid(), false);
     switch (result.what) {
       case Removal::removed:
         notes.push_back("replaced /dev/shm/" + name + ", " + result.why);
-        continue;
+        if (!deadline.passed()) continue;
+        break;
       case Removal::absent:
-        continue;
+        if (!deadline.passed()) continue;
+        break;
       case Removal::live:
         throw Error(Errc::NameInUse,
                     "'" + name + "' is in use: " + result.why + "; stop it or choose another name");
@@ -132,7 +134,8 @@ void fill(const detail::Segment& segment, const Layout& layout, const SlotMemory
     segment.place(i).cursor.store(format::kIdle, std::memory_order_relaxed);
   for (std::uint64_t s = 0; s < segment.facts().slots; ++s) {
     segment.raw_slot(s) = memory.describe(s);
-    detail::per_process<detail::SlotTable>().add(segment.facts().instance, s, memory.pointer(s));
+    detail::per_process<detail::SlotTable>().add(segment.facts().instance, s, memory.pointer(s),
+                                                 segment.raw_slot(s));
   }
   std::memcpy(segment.raw_layout(), layout.bytes().first, layout.bytes().second);
 }
@@ -146,6 +149,9 @@ detail::Segment create_segment(const SegmentRequest& request, SlotMemory& memory
   detail::SharedObject object =
       claim_name(detail::publication_object(owner, request.name), request.deadline, notes);
   const std::string name = object.name();
+  const int fd = object.fd();
+  detail::ForkGuard::watch(
+      fd);  // from now on: a child forked while slots are made must not keep the lock
   try {
     const std::uint64_t entries =
         request.mode == Mode::streaming ? request.slots : 2 * request.layout.bucket_count();
@@ -165,9 +171,9 @@ detail::Segment create_segment(const SegmentRequest& request, SlotMemory& memory
     if (::fchmod(segment.object().fd(), static_cast<mode_t>(request.permissions)) != 0) {
       throw SystemError(errno, "making /dev/shm/" + name + " readable");
     }
-    detail::ForkGuard::watch(segment.object().fd());
     return segment;
   } catch (...) {
+    detail::ForkGuard::forget(fd);
     memory.withdraw();
     detail::SharedObject::unlink(
         name);  // still ours: the lock is held, so no cleaner touched the name

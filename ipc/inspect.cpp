@@ -77,7 +77,7 @@ std::vector<PublicationInfo> list(std::optional<Uid> owner) {
     try {
       PublicationInfo info = inspect(name, uid);
       if (info.state != Attach::absent) all.push_back(std::move(info));
-    } catch (const Error& e) {
+    } catch (const std::exception& e) {  // also bad_alloc: a lying size
       PublicationInfo damaged;
       damaged.name = name;
       damaged.owner = uid;

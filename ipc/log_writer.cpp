@@ -11,15 +11,21 @@ namespace tenon::ipc {
 using detail::wake;
 
 void LogWriter::retire(std::uint64_t line, bool withdraw_current) noexcept {
+  oldest_.store(line, std::memory_order_relaxed);
   header().oldest.store(line, std::memory_order_release);
   // Full fence, the publisher's half: `oldest` is visible before any cursor below is read (model
   // M_NOPF).
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (withdraw_current) header().current.store(0, std::memory_order_release);
+  if (withdraw_current) {
+    current_.store(0, std::memory_order_relaxed);
+    header().current.store(0, std::memory_order_release);
+  }
   wake(header().wake);  // holders learn that their lease is wanted
 }
 
 void LogWriter::unretire(std::uint64_t oldest, std::uint64_t current) noexcept {
+  oldest_.store(oldest, std::memory_order_relaxed);
+  current_.store(current, std::memory_order_relaxed);
   header().oldest.store(oldest, std::memory_order_release);
   std::atomic_thread_fence(std::memory_order_seq_cst);
   header().current.store(current, std::memory_order_release);
@@ -32,6 +38,9 @@ bool LogWriter::nobody_behind(std::uint64_t line, std::uint64_t limit) const {
     const std::uint64_t cursor = segment_.place(i).cursor.load(std::memory_order_acquire);
     if (cursor == format::kIdle) continue;
     if (cursor > limit) {
+      // A dead process's nonsense is not held against anybody: the row is reclaimed while we wait.
+      if (detail::is_dead(segment_.object().fd(), i, detail::owner_of(segment_.place(i))))
+        return false;
       const format::Place& row = segment_.place(i);
       throw Error(Errc::ProtocolError, "place " + std::to_string(i) + " (pid " +
                                            std::to_string(detail::owner_of(row).pid) + ", '" +
@@ -126,6 +135,7 @@ void LogWriter::write_record(std::uint64_t n, const detail::Record& record) noex
 void LogWriter::complete_version(std::uint64_t start) noexcept {
   header().published_at.store(detail::monotonic_ns(), std::memory_order_relaxed);
   // release: the records and every byte of the version are visible to whoever reads this start.
+  current_.store(start, std::memory_order_relaxed);
   header().current.store(start, std::memory_order_release);
   wake(header().wake);
 }
@@ -136,6 +146,7 @@ void LogWriter::complete_record(std::uint64_t n) noexcept {
 }
 
 void LogWriter::burn(std::uint64_t next_start) noexcept {
+  oldest_.store(next_start, std::memory_order_relaxed);
   header().oldest.store(next_start, std::memory_order_release);
   wake(header().wake);
 }

@@ -1,6 +1,7 @@
 // The publisher's end of the log: records, the retire line, and the words that readers wait for.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -24,11 +25,12 @@ class LogWriter {
 
   [[nodiscard]] const detail::Segment& segment() const noexcept { return segment_; }
   [[nodiscard]] std::uint64_t buckets() const noexcept { return segment_.facts().buckets; }
+  /// What this publisher last stored. Never read back: subscribers can write to the segment too.
   [[nodiscard]] std::uint64_t current() const noexcept {
-    return header().current.load(std::memory_order_relaxed);
+    return current_.load(std::memory_order_relaxed);
   }
   [[nodiscard]] std::uint64_t oldest() const noexcept {
-    return header().oldest.load(std::memory_order_relaxed);
+    return oldest_.load(std::memory_order_relaxed);
   }
 
   /// Moves the line: from here on nothing below it can be newly pinned. `withdraw_current`: nothing
@@ -63,6 +65,9 @@ class LogWriter {
   void reclaim_dead() noexcept;
 
   detail::Segment segment_;
+  std::atomic<std::uint64_t> oldest_{
+      1};  ///< as create_segment stored it; atomic for version() from any thread
+  std::atomic<std::uint64_t> current_{0};
 };
 
 }  // namespace tenon::ipc

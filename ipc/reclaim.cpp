@@ -98,13 +98,18 @@ RemovalResult remove_if_dead(const std::string& name, Uid owner, bool dry_run) {
                                          static_cast<std::uint32_t>(format::State::ready);
   const bool locked = dry_run ? !detail::is_locked_by_other(candidate.fd(), format::kPublisherByte)
                               : detail::try_lock_byte(candidate.fd(), format::kPublisherByte);
-  // `closed` by a publisher that lives on is only waiting for its readers; it removes the name
-  // itself.
-  if (!locked)
-    return {ready ? Removal::live : Removal::busy,
-            ready ? "published by process " + pid : "being created, closed or cleaned"};
-  if (ready && detail::is_known_running(h->publisher))
-    return {Removal::live, "published by process " + pid + ", which lost its lock"};
+  const bool runs = ready && detail::is_known_running(h->publisher);
+  if (!locked) {
+    // A lock held although the publisher is dead is a cleaner's; `closed` by a publisher that lives
+    // on waits for its readers and removes the name itself. Across pid namespaces only the lock can
+    // tell.
+    const bool foreign =
+        ready && h->publisher.pid_namespace != detail::this_process().pid_namespace;
+    if (runs || foreign) return {Removal::live, "published by process " + pid};
+    return {Removal::busy, "being created, closed or cleaned"};
+  }
+  // Without its lock a process has lost its descriptors, or is about to have exited.
+  if (runs) return {Removal::busy, "published by process " + pid + ", which lost its lock"};
   if (!candidate.still_named()) return {Removal::busy, "its name changed hands"};
 
   RemovalResult result{Removal::removed,
@@ -119,8 +124,10 @@ RemovalResult remove_if_dead(const std::string& name, Uid owner, bool dry_run) {
       if (!dry_run) detail::SharedObject::unlink(slot);
     }
   }
-  if (!dry_run)
-    detail::SharedObject::unlink(name);  // last: a cleaner killed half-way leaves the name to find
+  // The name last: a cleaner killed half-way leaves it to be found.
+  if (!dry_run && !detail::SharedObject::unlink(name)) {
+    return {Removal::busy, "cannot be removed (permission?)"};
+  }
   return result;
 }
 

@@ -109,6 +109,19 @@ bool Publisher::Impl::is_unchanged(std::size_t bucket, std::span<const Source> s
   return true;
 }
 
+// A bucket that will be copied needs every pointer, also those of parameters that did not change.
+void Publisher::Impl::check_pointers(std::size_t bucket, std::span<const Source> sources) const {
+  const auto [first, last] = layout_.bucket_parameters(bucket);
+  for (std::size_t i = first; i < last; ++i) {
+    if (sources[i - first].data != nullptr || layout_[i].bytes == 0 || layout_.tied_to(i)) continue;
+    throw Error(Errc::DirtyBucket,
+                "bucket " + std::to_string(bucket) +
+                    " must be written again (an aborted version touched it, or another of its "
+                    "parameters changed), and '" +
+                    std::string(layout_[i].name) + "' came without a pointer");
+  }
+}
+
 std::uint64_t Publisher::Impl::publish(std::span<const Source> sources,
                                        const PublishOptions& options) {
   check_owner();
@@ -123,8 +136,11 @@ std::uint64_t Publisher::Impl::publish(std::span<const Source> sources,
     return sources.subspan(first, last - first);
   };
   bool all_unchanged = mode_ != Mode::streaming;
-  for (std::size_t b = 0; b < buckets_.size(); ++b)
-    all_unchanged = all_unchanged && is_unchanged(b, of_bucket(b));
+  for (std::size_t b = 0; b < buckets_.size(); ++b) {
+    if (is_unchanged(b, of_bucket(b))) continue;
+    all_unchanged = false;
+    check_pointers(b, of_bucket(b));  // before anything is retired
+  }
   begin(options, all_unchanged);
   try {
     for (std::size_t b = 0; b < buckets_.size(); ++b) put(b, of_bucket(b));
@@ -256,14 +272,7 @@ void Publisher::Impl::put(std::size_t bucket, std::span<const Source> sources) {
     keep(bucket);
     return;
   }
-  for (std::size_t i = first; i < last; ++i) {
-    if (sources[i - first].data != nullptr || layout_[i].bytes == 0 || layout_.tied_to(i)) continue;
-    throw Error(Errc::DirtyBucket,
-                "bucket " + std::to_string(bucket) +
-                    " must be written again (an aborted version touched it, or " +
-                    "another of its parameters changed), and '" + std::string(layout_[i].name) +
-                    "' came without a pointer");
-  }
+  check_pointers(bucket, sources);
   copy_sources(bucket, sources, open(bucket));
   seal_as(bucket, unchanged);
 }

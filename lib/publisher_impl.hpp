@@ -77,6 +77,7 @@ class Publisher::Impl {
   [[nodiscard]] Attempt& attempt();
   void check_sources(std::span<const Source> sources, std::size_t first) const;
   [[nodiscard]] bool is_unchanged(std::size_t bucket, std::span<const Source> sources) const;
+  void check_pointers(std::size_t bucket, std::span<const Source> sources) const;
   void await_readers(std::uint64_t line);
   void open_streaming(std::size_t bucket);
   void seal_as(std::size_t bucket, bool unchanged);

@@ -1,18 +1,22 @@
 // The byte format of a publication: one POSIX shared-memory object, /dev/shm/tenon.<uid>.<name>.
 //
+// clang-format off
 //   0      ┌──────────────────────────────────────────────────────────────┐
 //          │ Header      identity, counts            (fixed once ready)   │
-//          │             state · current · completed · oldest · wake words │
+//          │             state · current · completed · oldest · wake words│
 //   1024   ├──────────────────────────────────────────────────────────────┤
-//          │ Place [64]  × 256 bytes   one row per subscriber              │  byte i of the object
-//          is
-//   17408  ├──────────────────────────────────────────────────────────────┤  locked by the owner of
-//          │ Slot  [S]   × 128 bytes   where the bytes are    (fixed)      │  place i, byte 64 by
-//          the ├──────────────────────────────────────────────────────────────┤  publisher (file
-//          locks die │ Entry [R]   × 64 bytes    the log                             │  with their
-//          holder) ├──────────────────────────────────────────────────────────────┤ │ Layout
-//          parameters, buckets, names, index, metadata (fixed)│  see layout.hpp
+//          │ Place [64]  × 256   one row per subscriber                   │
+//   17408  ├──────────────────────────────────────────────────────────────┤
+//          │ Slot  [S]   × 128   where the bytes are          (fixed)     │
+//          ├──────────────────────────────────────────────────────────────┤
+//          │ Entry [R]   × 64    the log                                  │
+//          ├──────────────────────────────────────────────────────────────┤
+//          │ Layout      parameters, buckets, names, index    (fixed)     │  see layout.hpp
 //          └──────────────────────────────────────────────────────────────┘
+// clang-format on
+//
+// Byte i of the object is locked by the owner of place i, byte 64 by the publisher: file locks die
+// with their holder.
 //
 // Every word that changes after `state = ready` has one writer (Header, Entry: the publisher; Place
 // i: its owner), except the two wake words, which are only ever touched by read-modify-write. There

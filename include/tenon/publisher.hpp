@@ -26,8 +26,9 @@ namespace tenon {
 
 /// Where the trainer keeps a parameter.
 struct Source {
-  const void* data = nullptr;  ///< first byte, contiguous and row-major; may be null if `unchanged`
-  std::optional<Dtype> dtype{};          ///< checked against the layout when given
+  const void* data = nullptr;    ///< first byte, contiguous and row-major; may be null if its whole
+                                 ///< bucket is `unchanged`
+  std::optional<Dtype> dtype{};  ///< checked against the layout when given
   std::optional<std::uint64_t> bytes{};  ///< checked against the layout when given
   /// The bytes are those of the newest complete version. A bucket whose parameters are all
   /// unchanged is handed on with no copy (streaming: copied, and skipped by readers that have it).

@@ -149,7 +149,8 @@ TEST_P(SlotMemory, APointerKeepsItsSlotAlive) {
 TEST_P(SlotMemory, ASubscriberOfTheSameProcessGetsThePublishersPointer) {
   allocate({kSlot, kSlot});
   for (std::size_t i = 0; i < 2; ++i)
-    detail::per_process<detail::SlotTable>().add(instance_.facts.instance, i, memory_->pointer(i));
+    detail::per_process<detail::SlotTable>().add(instance_.facts.instance, i, memory_->pointer(i),
+                                                 memory_->describe(i));
   EXPECT_EQ(open(1, memory_->describe(1)).get(), memory_->data(1));
 }
 

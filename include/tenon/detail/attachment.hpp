@@ -114,10 +114,12 @@ class Attachment {
   /// now". Never blocks, never allocates. Throws NotRetained when `want.exactly` is past.
   std::optional<unsigned> acquire(const VersionRequest& want) {
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
+      // Under the mutex: another thread must not take a newer version between this load and the
+      // hold.
+      const std::lock_guard lock(mutex_);
       // acquire: pairs with the store behind the last gather; records and bytes of c are visible.
       const std::uint64_t c = segment_.header().current.load(std::memory_order_acquire);
       if (!satisfies(c, want)) return std::nullopt;
-      const std::lock_guard lock(mutex_);
       if (const auto parity = hold(c)) return parity;
       // Being retired. Unless a newer version took its place already, the answer is "not now".
       if (segment_.header().current.load(std::memory_order_acquire) == c) return std::nullopt;
@@ -224,10 +226,12 @@ class Attachment {
   [[nodiscard]] bool satisfies(std::uint64_t c, const VersionRequest& want) const {
     const std::uint64_t buckets = layout_.bucket_count();
     const std::uint64_t version = format::version_of(c, buckets);
-    if (want.exactly != 0 && version > want.exactly) {
+    // In place nothing is current while a version is written; the line tells which one that is.
+    const std::uint64_t line = format::version_of(oldest(), buckets);
+    if (want.exactly != 0 && (version > want.exactly || line > want.exactly + 1)) {
       throw Error(Errc::NotRetained, "version " + std::to_string(want.exactly) +
                                          " is past; the publication is at " +
-                                         std::to_string(version));
+                                         std::to_string(std::max(version, line - 1)));
     }
     if (c == 0 || version <= want.above || (want.exactly != 0 && version != want.exactly))
       return false;

@@ -68,26 +68,37 @@ class SlotTable {
  public:
   using Instance = std::array<std::uint8_t, 16>;
 
-  void add(const Instance& instance, std::uint64_t slot, const SlotPointer& pointer) {
+  void add(const Instance& instance, std::uint64_t index, const SlotPointer& pointer,
+           const format::Slot& slot) {
     const std::lock_guard lock(mutex_);
-    slots_[{instance, slot}] = pointer;
+    slots_[{instance, index}] = {pointer, slot.offset, slot.mapped_bytes};
   }
 
   SlotPointer open(const Facts& facts, std::uint64_t index, const format::Slot& slot) {
     const std::lock_guard lock(mutex_);
     for (auto it = slots_.begin(); it != slots_.end();) {
-      it = it->second.expired() ? slots_.erase(it) : std::next(it);
+      it = it->second.pointer.expired() ? slots_.erase(it) : std::next(it);
     }
-    std::weak_ptr<const std::byte>& known = slots_[{facts.instance, index}];
-    if (SlotPointer pointer = known.lock()) return pointer;
+    Known& known = slots_[{facts.instance, index}];
+    if (SlotPointer pointer = known.pointer.lock()) {
+      // Slots never change: a segment that says otherwise took another one's instance id.
+      check_field(slot.offset == known.offset && slot.mapped_bytes == known.mapped_bytes,
+                  "slot.mapped_bytes", slot.mapped_bytes, "what is mapped of this instance");
+      return pointer;
+    }
     SlotPointer pointer = ops_for(facts.memory).open(facts, index, slot);
-    known = pointer;
+    known = {pointer, slot.offset, slot.mapped_bytes};
     return pointer;
   }
 
  private:
+  struct Known {
+    std::weak_ptr<const std::byte> pointer;
+    std::uint64_t offset = 0;
+    std::uint64_t mapped_bytes = 0;
+  };
   std::mutex mutex_;
-  std::map<std::pair<Instance, std::uint64_t>, std::weak_ptr<const std::byte>> slots_;
+  std::map<std::pair<Instance, std::uint64_t>, Known> slots_;
 };
 
 }  // namespace tenon::detail

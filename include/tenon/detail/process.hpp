@@ -139,6 +139,12 @@ class ForkGuard {
     }
   }
 
+  static ForkGuard& instance() {
+    static auto* guard =
+        new ForkGuard;  // never destroyed: a fork can come after static destruction
+    return *guard;
+  }
+
  private:
   ForkGuard() {
     ::pthread_atfork([] { instance().mutex_.lock(); }, [] { instance().mutex_.unlock(); },
@@ -149,14 +155,12 @@ class ForkGuard {
                        guard.mutex_.unlock();
                      });
   }
-  static ForkGuard& instance() {
-    static auto* guard =
-        new ForkGuard;  // never destroyed: a fork can come after static destruction
-    return *guard;
-  }
-
   std::mutex mutex_;
   std::vector<int> fds_;
 };
+
+// Made before main(): a fork while another thread made it would leave the child waiting for that
+// thread.
+inline ForkGuard& fork_guard = ForkGuard::instance();
 
 }  // namespace tenon::detail
