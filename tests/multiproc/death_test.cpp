@@ -72,6 +72,7 @@ TEST_F(Death, CloseIsToldApartFromDeath) {
     pub.reset();
   });
   EXPECT_THROWS(Closed, "closed the publication", (void)sub.wait(newer_than(1), kPatience));
+  closer.join();
   EXPECT_EQ(lease.publisher(), PublisherStatus::closed);
   EXPECT_EQ(model_.wrong(lease), 0U) << "the mapping outlives the name";
   EXPECT_TRUE(shm_objects(name_).empty());
