@@ -30,7 +30,7 @@ MUTANTS = [
     Mutant("write_without_waiting", "1 no torn read", "ipc/log_writer.cpp",
            "if (cursor < line) return false;", "", "handoff_test", "*SeveralReaders*"),
     Mutant("hold_without_pin", "1 no torn read", "include/tenon/detail/attachment.hpp",
-           "segment_.place(*place_).cursor.store(c, std::memory_order_relaxed);", "", "handoff_test", "*SeveralReaders*"),
+           "set_cursor(c);", "", "handoff_test", "*SeveralReaders*"),
     Mutant("pin_below_the_line", "1 no torn read", "include/tenon/detail/attachment.hpp",
            "if (oldest() > c) {", "if (false) {", "gating_test", "*PinBelowTheRetireLine*"),
     Mutant("cursor_of_the_newest_lease", "1 no torn read", "include/tenon/detail/attachment.hpp",

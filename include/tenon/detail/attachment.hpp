@@ -270,7 +270,8 @@ class Attachment {
   }
 
   bool pin(std::uint64_t c) noexcept {
-    segment_.place(*place_).cursor.store(c, std::memory_order_relaxed);
+    // release: this may be the store through which the publisher learns of an earlier lease's end.
+    set_cursor(c);
     std::atomic_thread_fence(std::memory_order_seq_cst);
     if (oldest() > c) {
       set_cursor(format::kIdle);
