@@ -1,0 +1,109 @@
+#include "stream.hpp"
+
+#include <thread>
+#include <utility>
+
+namespace tenon::sim {
+namespace {
+
+thread_local bool working = false;
+
+}  // namespace
+
+bool is_worker() noexcept { return working; }
+
+Stream::Stream(const Options& options, Pacing& pacing)
+    : options_(options), pacing_(pacing), random_(pacing.seed + options.number) {}
+
+std::shared_ptr<Stream> Stream::start(const Options& options, Pacing& pacing) {
+  auto stream = std::make_shared<Stream>(options, pacing);
+  pacing.workers.fetch_add(1);
+  // Detached: it may be stuck in a program's host function when the process exits, as a GPU's
+  // driver may be, and must not keep it.
+  std::thread([stream, &pacing]() mutable {
+    stream->run();
+    stream.reset();
+    pacing.workers.fetch_sub(1);
+  }).detach();
+  return stream;
+}
+
+std::uint64_t Stream::submit(Kind kind, Work work) {
+  const std::lock_guard lock(mutex_);
+  queue_.push_back({kind, std::move(work)});
+  changed_.notify_all();
+  return ++submitted_;
+}
+
+std::uint64_t Stream::last() const {
+  const std::lock_guard lock(mutex_);
+  return submitted_;
+}
+
+bool Stream::idle() const {
+  const std::lock_guard lock(mutex_);
+  return completed_ == submitted_;
+}
+
+void Stream::wait(std::uint64_t ticket) {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return completed_ >= ticket || pacing_.abandoned; });
+}
+
+void Stream::hold(bool held) {
+  const std::lock_guard lock(mutex_);
+  held_ = held;
+  changed_.notify_all();
+}
+
+void Stream::close() {
+  const std::lock_guard lock(mutex_);
+  closing_ = true;
+  changed_.notify_all();
+}
+
+void Stream::wake() {
+  const std::lock_guard lock(mutex_);
+  changed_.notify_all();
+}
+
+void Stream::run() {
+  working = true;
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    const bool was_idle = queue_.empty();
+    changed_.wait(lock, [&] { return !queue_.empty() || closing_; });
+    if (queue_.empty()) return;
+    {
+      Item item = std::move(queue_.front());
+      queue_.pop_front();
+      lock.unlock();
+      execute(item, was_idle);
+    }  // what the work held on to goes before anyone hears that it is done
+    lock.lock();
+    ++completed_;
+    changed_.notify_all();
+  }
+}
+
+void Stream::execute(const Item& item, bool was_idle) {
+  pause(was_idle);
+  if (item.kind == Kind::host_function) {
+    while (pacing_.hold_host_functions && !pacing_.abandoned)
+      std::this_thread::sleep_for(std::chrono::microseconds(500));
+  }
+  if (pacing_.abandoned) return;
+  item.work();
+}
+
+void Stream::pause(bool was_idle) {
+  std::unique_lock lock(mutex_);
+  const auto longest = static_cast<std::uint64_t>(pacing_.max_delay.count());
+  if (longest > 0 && (was_idle || random_.below(8) == 0)) {
+    const std::chrono::microseconds delay(random_.below(longest) + 1);
+    changed_.wait_for(lock, delay, [&] { return pacing_.abandoned.load(); });
+  }
+  changed_.wait(lock, [&] { return !held_ || pacing_.abandoned; });
+}
+
+}  // namespace tenon::sim
