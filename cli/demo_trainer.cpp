@@ -107,27 +107,11 @@ Publisher create(const DemoPlan& plan) {
   return Publisher::create(plan.name, plan.layout, options);
 }
 
-// In slices, because the library's waits know nothing of signals. The deadline of the version that
-// is then written covers all of it when streaming; the subscribers are there by then.
-Publisher::Update begin(Publisher& publisher, std::uint32_t subscribers) {
-  PublishOptions options;
-  options.require = subscribers;
-  for (options.deadline = std::chrono::milliseconds(200);;) {
-    check_signals();
-    try {
-      { const Publisher::Update all_are_there = publisher.begin(options); }
-      options.deadline = std::chrono::minutes(1);
-      return publisher.begin(options);
-    } catch (const Error& error) {
-      if (error.code() != Errc::DeadlinePassed) throw;
-    }
-  }
-}
-
 Report publish(Publisher& publisher, const DemoPlan& plan, const Weights& weights) {
   const Layout& layout = plan.layout;
   const std::span<const Source> sources = weights.sources();
-  Publisher::Update update = begin(publisher, plan.subscribers);
+  Publisher::Update update = publisher.begin(
+      {.deadline = Duration::max(), .require = plan.subscribers, .check = check_signals});
   Report report{.kind = ReportKind::published};
   const std::uint64_t begin = detail::monotonic_ns();
   for (std::size_t b = 0; b < layout.bucket_count(); ++b) {

@@ -61,6 +61,8 @@ void check_same_layout(const Checkpoint& checkpoint, const Layout& before,
                                  "; start a new publication for another layout");
 }
 
+constexpr auto kQuietly = std::chrono::milliseconds(500);  // of waiting before it is mentioned
+
 /// Publishes versions. Every wait ends early when a signal comes, with Interrupted.
 class Server {
  public:
@@ -74,15 +76,14 @@ class Server {
   }
 
   void publish(const Checkpoint& checkpoint) {
-    complained_ = false;
-    Publisher::Update update = begin();
+    Publisher::Update update = publisher_.begin(patient());
     const auto started = std::chrono::steady_clock::now();
     const Layout& layout = publisher_.layout();
     {
       Progress progress("reading", !options_.quiet);
       std::atomic<std::uint64_t> done{0};
       for (std::size_t b = 0; b < layout.bucket_count(); ++b) {
-        std::byte* const bucket = open(update, b);
+        std::byte* const bucket = update.open(b);
         read_bucket(checkpoint, b, bucket, [&](std::uint64_t bytes) {
           progress.update(done += bytes, layout.payload_bytes());
         });
@@ -109,41 +110,33 @@ class Server {
     return Publisher::create(options.name, layout, how);
   }
 
-  // The library's waits know nothing of signals, so they are made in slices.
-  Publisher::Update begin() {
+  // Waits as long as it takes, until a signal comes. Says once per version who is waited for.
+  PublishOptions patient() {
     PublishOptions how;
-    how.deadline = std::chrono::milliseconds(500);
+    how.deadline = Duration::max();
     how.require = required_;
-    for (;;) {
+    how.check = [this, quietly = detail::Deadline(kQuietly), said = false]() mutable {
       check_signals();
-      try {
-        return publisher_.begin(how);
-      } catch (const Error& error) {
-        keep_waiting(error);
-      }
-    }
+      if (!quietly.passed() || std::exchange(said, true)) return;
+      complain("publishing the next version of '" + options_.name + "': " + obstacle() +
+               " (still waiting)");
+    };
+    return how;
   }
 
-  // Streaming only waits here, for readers of the record whose slot comes next. A bucket that could
-  // not be opened can be asked for again.
-  std::byte* open(Publisher::Update& update, std::size_t bucket) {
-    const detail::Deadline quietly(std::chrono::seconds(30));
-    for (;;) {
-      check_signals();
-      try {
-        return update.open(bucket);
-      } catch (const Error& error) {
-        if (error.code() != Errc::DeadlinePassed) throw;
-        if (quietly.passed()) keep_waiting(error);
-      }
-      (void)sleep_or_signal(std::chrono::milliseconds(1));
+  [[nodiscard]] std::string obstacle() const {
+    std::string holders;
+    std::uint32_t attached = 0;
+    for (const SubscriberInfo& s : publisher_.subscribers()) {
+      ++attached;
+      if (s.holds == 0) continue;
+      holders += fmt::format("{}pid {} ({}) holds version {}", holders.empty() ? "" : ", ", s.pid,
+                             printable(s.label), s.holds);
     }
-  }
-
-  // Says once per version who is being waited for.
-  void keep_waiting(const Error& error) {
-    if (error.code() != Errc::DeadlinePassed) throw;  // called from a handler
-    if (!std::exchange(complained_, true)) complain(printable(error.what()) + " (still waiting)");
+    if (attached < required_) {
+      return fmt::format("fewer than {} subscribers are attached", required_);
+    }
+    return holders.empty() ? "waiting for subscribers to join" : holders;
   }
 
   template <class Done>
@@ -175,7 +168,6 @@ class Server {
   const ServeOptions& options_;
   Publisher publisher_;
   std::uint32_t required_ = 0;
-  bool complained_ = false;
 };
 
 void serve_until_signal(const ServeOptions& options) {
@@ -203,10 +195,7 @@ Exit serve(const ServeOptions& options) {
                 fmt::format("--slots is for --mode streaming; in mode {} the layout decides",
                             name_of(options.mode)));
   }
-  if (options.label.size() >= format::kLabelBytes) {
-    throw Error(Errc::InvalidArgument, fmt::format("--label: {} bytes long, {} fit",
-                                                   options.label.size(), format::kLabelBytes - 1));
-  }
+  check_label(options.label);
   handle_signals(OnSignal::remember);
   try {
     serve_until_signal(options);

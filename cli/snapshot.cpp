@@ -86,16 +86,19 @@ Snapshot Snapshot::take(Subscriber& subscriber, const ReaderOptions& options,
     snapshot.version_ = snapshot.lease_->version();
     return snapshot;
   }
-  const std::uint64_t current = subscriber.current_version();
-  if (options.version != 0 && current >= options.version) throw_past(options, current);
   LoadPlan plan = snapshot.plan_load(subscriber.layout(), only);
-  do {
-    snapshot.version_ = subscriber.load(plan, deadline.left());
-    if (options.version != 0 && snapshot.version_ > options.version) {
-      throw_past(options, snapshot.version_);
-    }
-  } while (options.version != 0 && snapshot.version_ != options.version);
-  subscriber.pause();
+  for (;;) {
+    const std::uint64_t next = subscriber.join();
+    if (options.version != 0 && next > options.version) throw_past(options, next - 1);
+    const bool is_last = options.version == 0 || next == options.version;
+    // Leaves in the same instant: whoever stays is counted on for the next version.
+    snapshot.version_ =
+        subscriber.load(plan, deadline.left(), is_last ? AfterLoad::leave : AfterLoad::stay);
+    if (is_last) break;
+  }
+  if (options.version != 0 && snapshot.version_ != options.version) {
+    throw_past(options, snapshot.version_);  // it was aborted, and a later one loaded
+  }
   return snapshot;
 }
 

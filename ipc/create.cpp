@@ -145,19 +145,23 @@ void fill(const detail::Segment& segment, const Layout& layout, const SlotMemory
 detail::Segment create_segment(const SegmentRequest& request, SlotMemory& memory,
                                const Progress& progress, std::vector<std::string>& notes) {
   check_name(request.name);
+  check_label(request.label);
   const Uid owner = ::geteuid();
   detail::SharedObject object =
       claim_name(detail::publication_object(owner, request.name), request.deadline, notes);
   const std::string name = object.name();
   const int fd = object.fd();
-  detail::ForkGuard::watch(
-      fd);  // from now on: a child forked while slots are made must not keep the lock
+  // From now on: a child forked while slots are made must not keep the lock.
+  detail::ForkGuard::watch(fd);
   try {
     const std::uint64_t entries =
         request.mode == Mode::streaming ? request.slots : 2 * request.layout.bucket_count();
     const format::Sections at(request.slots, entries, request.layout.bytes().second);
     allocate_object(object, at.end);
-    object.map(at.end);
+    detail::ForkGuard::watch_mapping(fd, [&] {
+      object.map(at.end);
+      return std::pair(object.data(), object.mapped_bytes());
+    });
     auto& header = *reinterpret_cast<format::Header*>(object.data());
     sign(header);
     describe(header, request, at);

@@ -79,14 +79,20 @@ void LogWriter::reclaim_dead() noexcept {
 }
 
 bool LogWriter::wait_for_readers(std::uint64_t line, std::uint64_t limit,
-                                 const detail::Deadline& deadline) {
+                                 const Patience& patience) {
   return detail::wait_until(
-      header().release, deadline, detail::effective_spin(detail::kDefaultSpin),
-      [&] { return nobody_behind(line, limit); }, [this] { reclaim_dead(); });
+      header().release, patience.deadline, detail::effective_spin(detail::kDefaultSpin),
+      [&] { return nobody_behind(line, limit); }, [&] { attend(patience); });
+}
+
+// What a waiting publisher does at least every 100 ms.
+void LogWriter::attend(const Patience& patience) {
+  reclaim_dead();
+  if (patience.check) patience.check();
 }
 
 bool LogWriter::wait_for_attached(std::uint32_t count, std::uint64_t cursor,
-                                  const detail::Deadline& deadline) {
+                                  const Patience& patience) {
   const auto enough = [&] {
     std::uint32_t found = 0;
     for (std::uint32_t i = 0; i < format::kPlaces; ++i) {
@@ -101,8 +107,8 @@ bool LogWriter::wait_for_attached(std::uint32_t count, std::uint64_t cursor,
   };
   if (count == 0) return true;
   reclaim_dead();
-  return detail::wait_until(header().release, deadline, Duration::zero(), enough,
-                            [this] { reclaim_dead(); });
+  return detail::wait_until(header().release, patience.deadline, Duration::zero(), enough,
+                            [&] { attend(patience); });
 }
 
 std::string LogWriter::holders(std::uint64_t line) const {

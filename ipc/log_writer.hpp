@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <tenon/detail/segment.hpp>
@@ -11,6 +12,13 @@
 #include <vector>
 
 namespace tenon::ipc {
+
+/// How long to wait for subscribers, and what to call at least every 100 ms meanwhile (may be
+/// empty; what it throws ends the wait).
+struct Patience {
+  const detail::Deadline& deadline;
+  const std::function<void()>& check;
+};
 
 /// One writer per word: everything here is written by the publisher alone, except the wake words.
 ///
@@ -41,11 +49,11 @@ class LogWriter {
   /// Waits until nobody is behind the line; false at the deadline. `limit`: no cursor may be above
   /// it. Throws Error(ProtocolError) naming a subscriber whose cursor is.
   [[nodiscard]] bool wait_for_readers(std::uint64_t line, std::uint64_t limit,
-                                      const detail::Deadline& deadline);
+                                      const Patience& patience);
   /// Waits until `count` live places are attached (`cursor` 0) or stand at `cursor`; false at the
   /// deadline.
   [[nodiscard]] bool wait_for_attached(std::uint32_t count, std::uint64_t cursor,
-                                       const detail::Deadline& deadline);
+                                       const Patience& patience);
   /// Who is behind the line, as text: "pid 12 (engine-0) holds version 3 for 2.1 s".
   [[nodiscard]] std::string holders(std::uint64_t line) const;
 
@@ -63,6 +71,7 @@ class LogWriter {
   [[nodiscard]] format::Header& header() const noexcept { return segment_.header(); }
   [[nodiscard]] bool nobody_behind(std::uint64_t line, std::uint64_t limit) const;
   void reclaim_dead() noexcept;
+  void attend(const Patience& patience);
 
   detail::Segment segment_;
   std::atomic<std::uint64_t> oldest_{

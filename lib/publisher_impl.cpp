@@ -159,7 +159,9 @@ void Publisher::Impl::begin(const PublishOptions& options, bool all_unchanged) {
   if (attempt_)
     throw Error(Errc::InvalidArgument, "version " + std::to_string(attempt_->version) + " of '" +
                                            name_ + "' is still being written");
-  Attempt a{.version = next_version_, .deadline = detail::Deadline(options.deadline)};
+  Attempt a{.version = next_version_,
+            .deadline = detail::Deadline(options.deadline),
+            .check = options.check};
   a.saved_oldest = log_->oldest();
   a.saved_current = log_->current();
   a.progress.assign(buckets_.size(), Progress::missing);
@@ -167,7 +169,7 @@ void Publisher::Impl::begin(const PublishOptions& options, bool all_unchanged) {
   a.unchanged.assign(buckets_.size(), false);
   const std::uint64_t first = format::start_of(a.version, buckets_.size());
   const bool streaming = mode_ == Mode::streaming;
-  if (!log_->wait_for_attached(options.require, streaming ? first : 0, a.deadline)) {
+  if (!log_->wait_for_attached(options.require, streaming ? first : 0, {a.deadline, a.check})) {
     throw Error(Errc::DeadlinePassed, "publishing version " + std::to_string(a.version) + " of '" +
                                           name_ + "': fewer than " +
                                           std::to_string(options.require) + " subscribers are " +
@@ -189,7 +191,7 @@ void Publisher::Impl::begin(const PublishOptions& options, bool all_unchanged) {
 
 void Publisher::Impl::await_readers(std::uint64_t line) {
   const std::uint64_t limit = format::start_of(attempt_->version + 1, buckets_.size());
-  if (log_->wait_for_readers(line, limit, attempt_->deadline)) return;
+  if (log_->wait_for_readers(line, limit, {attempt_->deadline, attempt_->check})) return;
   throw Error(Errc::DeadlinePassed,
               "publishing version " + std::to_string(attempt_->version) + " of '" + name_ +
                   "': waiting for subscribers to let go: " + log_->holders(line) +

@@ -62,6 +62,7 @@ class Publisher::Impl {
   struct Attempt {
     std::uint64_t version = 0;
     detail::Deadline deadline;
+    std::function<void()> check;     ///< the caller's, while waiting
     std::uint64_t saved_oldest = 0;  ///< to un-retire, as long as nothing was written
     std::uint64_t saved_current = 0;
     bool written = false;  ///< a byte or a record of this version is out

@@ -45,7 +45,7 @@ inline constexpr std::uint64_t kSlotGranularity =
     2U << 20U;  ///< slots are whole 2 MiB blocks, as CUDA IPC shares them
 inline constexpr std::uint64_t kMaxSlots = 2 * kMaxBuckets;
 inline constexpr std::uint64_t kIdle = ~std::uint64_t{0};  ///< a cursor that gates nothing
-inline constexpr std::size_t kLabelBytes = 64;
+inline constexpr std::size_t kLabelBytes = 64;             ///< kMaxLabelBytes and a NUL
 
 using Word32 = std::atomic<std::uint32_t>;
 using Word64 = std::atomic<std::uint64_t>;

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <string>
@@ -32,6 +33,16 @@ inline void check_name(std::string_view name) {
               "'" + std::string(name) +
                   "' is not a publication name: 1 to 64 of A-Z a-z 0-9 . _ @ -, the first a letter "
                   "or digit");
+}
+
+inline constexpr std::size_t kMaxLabelBytes = 63;
+
+/// Throws Error(InvalidArgument) for a label (text for people) that would have to be cut.
+inline void check_label(std::string_view label) {
+  if (label.size() <= kMaxLabelBytes) return;
+  throw Error(Errc::InvalidArgument, "the label '" + std::string(label) + "' is " +
+                                         std::to_string(label.size()) +
+                                         " bytes long; up to 63 fit");
 }
 
 namespace detail {

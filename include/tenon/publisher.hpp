@@ -55,10 +55,15 @@ struct PublisherOptions {
 };
 
 struct PublishOptions {
-  Duration deadline = std::chrono::seconds(30);  ///< for subscribers to let go, per version
+  /// For subscribers to let go, per version: from begin() to the version's last wait, which when
+  /// streaming is that of its last bucket.
+  Duration deadline = std::chrono::seconds(30);
   /// Do not begin before this many subscribers are attached (streaming: wait for the version's
   /// start).
   std::uint32_t require = 0;
+  /// Called at least every 100 ms of waiting, by the waiting thread. What it throws (an interrupt,
+  /// say) ends the wait as a passed deadline does.
+  std::function<void()> check{};
 };
 
 /// One publication and the right to write it.

@@ -28,6 +28,12 @@ struct AttachOptions {
   std::optional<Uid> owner{};  ///< whose publication; default: this process's effective user
 };
 
+/// What a streaming subscriber does behind the version it loads.
+enum class AfterLoad {
+  stay,   ///< remains joined: misses nothing, and gates the publisher
+  leave,  ///< as pause(), with no instant in between at which the publisher counts on it
+};
+
 /// One place in a publication.
 ///
 /// Units:    versions count from 1; record numbers never show.
@@ -70,12 +76,13 @@ class Subscriber {
   /// returns it. Works in every mode, and is the only way when streaming: there the place stays
   /// joined between loads and stalls the publisher unless it loads again soon (or pauses). On an
   /// error plan.state() tells whether the destination is still whole.
-  std::uint64_t load(LoadPlan& plan, Duration timeout);
+  std::uint64_t load(LoadPlan& plan, Duration timeout, AfterLoad after = AfterLoad::stay);
   /// Streaming: stop gating the publisher until the next load(), which joins anew.
   void pause();
   /// Streaming: joins now, so that every version from the next on is seen (load() does it by
-  /// itself).
-  void join();
+  /// itself). Returns the version that load() delivers next, unless it is aborted; 0 in other
+  /// modes.
+  std::uint64_t join();
 
  private:
   Subscriber(std::shared_ptr<detail::Attachment> attachment, Duration spin) noexcept
@@ -87,9 +94,10 @@ class Subscriber {
   [[nodiscard]] format::Header& header() const noexcept { return attachment_->segment().header(); }
   void check_not_streaming() const;
   void check_publisher() const;
-  std::uint64_t load_streaming(LoadPlan& plan, const detail::Deadline& deadline);
-  bool load_streamed_version(LoadPlan& plan, const detail::Deadline& deadline);
+  std::uint64_t load_streaming(LoadPlan& plan, const detail::Deadline& deadline, AfterLoad after);
+  bool load_streamed_version(LoadPlan& plan, const detail::Deadline& deadline, AfterLoad after);
   void move_to(std::uint64_t record) noexcept;
+  void leave() noexcept;
 
   std::shared_ptr<detail::Attachment> attachment_;
   Duration spin_;
@@ -98,6 +106,7 @@ class Subscriber {
 };
 
 inline Subscriber Subscriber::attach(std::string_view name, const AttachOptions& options) {
+  check_label(options.label);
   const detail::Deadline deadline(options.deadline);
   const Uid owner = options.owner.value_or(::geteuid());
   auto pause = std::chrono::milliseconds(1);
@@ -174,16 +183,18 @@ inline Lease Subscriber::wait(const VersionRequest& request, Duration timeout) {
   if (in_time) throw Error(Errc::Closed, "the publication was closed");
   throw Error(
       Errc::DeadlinePassed,
-      "no version newer than " + std::to_string(request.above) + " within " +
+      (request.exactly != 0 ? "no version " + std::to_string(request.exactly)
+                            : "no version newer than " + std::to_string(request.above)) +
+          " within " +
           std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count()) +
           " ms; the publication is at " + std::to_string(current_version()));
 }
 
-inline std::uint64_t Subscriber::load(LoadPlan& plan, Duration timeout) {
+inline std::uint64_t Subscriber::load(LoadPlan& plan, Duration timeout, AfterLoad after) {
   attachment_->check_usable();
   plan.bind(facts().instance, layout());
   const auto copy = detail::ops_for(memory()).copy;
-  if (mode() == Mode::streaming) return load_streaming(plan, detail::Deadline(timeout));
+  if (mode() == Mode::streaming) return load_streaming(plan, detail::Deadline(timeout), after);
   const Lease lease = wait(newer_than(plan.version()), timeout);
   for (std::size_t b = 0; b < layout().bucket_count(); ++b) {
     plan.load_bucket(b, lease.bucket(b), lease.written_in(b), copy);
@@ -201,36 +212,42 @@ inline void Subscriber::move_to(std::uint64_t record) noexcept {
   detail::wake(header().release);
 }
 
-inline void Subscriber::join() {
-  attachment_->check_usable();
-  if (mode() != Mode::streaming || next_ != 0) return;
-  // 0 gates everything, so the line cannot move past what is read next. Hence no re-check and no
-  // retry (model: JOINMID, NOSF).
-  attachment_->set_cursor(0);
-  attachment_->note_pinned();
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  move_to(format::next_start(attachment_->oldest(), facts().buckets));
-}
-
-inline void Subscriber::pause() {
-  attachment_->check_usable();
-  if (mode() != Mode::streaming) return;
+inline void Subscriber::leave() noexcept {
   move_to(format::kIdle);
   next_ = 0;
 }
 
-inline std::uint64_t Subscriber::load_streaming(LoadPlan& plan, const detail::Deadline& deadline) {
-  join();
+inline std::uint64_t Subscriber::join() {
+  attachment_->check_usable();
+  if (mode() != Mode::streaming) return 0;
+  if (next_ == 0) {
+    // 0 gates everything, so the line cannot move past what is read next. Hence no re-check and no
+    // retry (model: JOINMID, NOSF).
+    attachment_->set_cursor(0);
+    attachment_->note_pinned();
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    move_to(format::next_start(attachment_->oldest(), facts().buckets));
+  }
+  return format::version_of(next_, facts().buckets);
+}
+
+inline void Subscriber::pause() {
+  attachment_->check_usable();
+  if (mode() == Mode::streaming) leave();
+}
+
+inline std::uint64_t Subscriber::load_streaming(LoadPlan& plan, const detail::Deadline& deadline,
+                                                AfterLoad after) {
   const std::uint64_t buckets = facts().buckets;
   for (;;) {
-    const std::uint64_t version = format::version_of(next_, buckets);
+    const std::uint64_t version = join();
     bool whole = false;
     try {
-      whole = load_streamed_version(plan, deadline);
+      whole = load_streamed_version(plan, deadline, after);
     } catch (...) {
       plan.interrupt();
       // A version left half-way is not resumed: what is loaded next begins at a version's start.
-      move_to(format::next_start(next_, buckets));
+      after == AfterLoad::leave ? leave() : move_to(format::next_start(next_, buckets));
       throw;
     }
     if (whole) {
@@ -245,7 +262,8 @@ inline std::uint64_t Subscriber::load_streaming(LoadPlan& plan, const detail::De
 
 // Reads the records from next_ (a version's start) to the version's end. False: the version was
 // aborted.
-inline bool Subscriber::load_streamed_version(LoadPlan& plan, const detail::Deadline& deadline) {
+inline bool Subscriber::load_streamed_version(LoadPlan& plan, const detail::Deadline& deadline,
+                                              AfterLoad after) {
   const std::uint64_t buckets = facts().buckets;
   const std::uint64_t end = next_ + buckets;
   const auto copy = detail::ops_for(memory()).copy;
@@ -273,6 +291,10 @@ inline bool Subscriber::load_streamed_version(LoadPlan& plan, const detail::Dead
     }
     const detail::Record record = attachment_->segment().record(next_);
     plan.load_bucket(record.bucket, attachment_->slot(record.slot), record.written_in, copy);
+    if (next_ + 1 == end && after == AfterLoad::leave) {
+      leave();
+      break;
+    }
     move_to(next_ + 1);
   }
   return true;

@@ -189,6 +189,22 @@ TEST_P(SlotMemory, TwoSubscribersOfAProcessShareOneMapping) {
   EXPECT_EQ(reader.wait(), 0);
 }
 
+// Slots never change within an instance: a segment that describes a mapped one otherwise has taken
+// another one's instance id.
+TEST_P(SlotMemory, AMappedSlotThatIsDescribedOtherwiseIsRefused) {
+  const Pipe slots;
+  Child reader([&] {
+    auto slot = slots.take<format::Slot>();
+    const SlotPointer mapped = open(0, slot);
+    slot.mapped_bytes -= format::kAlignment;
+    EXPECT_THROWS(BadFormat, "slot.mapped_bytes", (void)open(0, slot));
+    return mapped ? 0 : 1;
+  });
+  allocate({kSlot});
+  slots.put(memory_->describe(0));
+  EXPECT_EQ(reader.wait(), 0);
+}
+
 TEST_P(SlotMemory, AnotherProcessCannotWrite) {
   if (GetParam().memory != MemoryKind::host) GTEST_SKIP() << "this kind maps for writing too";
   const Pipe slots;

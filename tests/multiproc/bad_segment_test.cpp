@@ -63,6 +63,35 @@ TEST_F(BadSegment, PublisherReplacesGarbageAndSaysSo) {
   EXPECT_NE(pub.notes()[0].find("damaged"), std::string::npos) << pub.notes()[0];
 }
 
+// A hole costs its writer nothing; a reader that believed it would allocate what it claims.
+TEST_F(BadSegment, HugeLayoutInASparseObjectIsRefusedBeforeItIsAllocated) {
+  const Model model;
+  Publisher pub = Publisher::create(name_, model.layout);
+  auto object = detail::SharedObject::open(detail::publication_object(::geteuid(), name_),
+                                           detail::SharedObject::Access::read_write);
+  object->map(sizeof(format::Header));
+  auto& header = *reinterpret_cast<format::Header*>(object->data());
+  const std::uint64_t more = 1ULL << 40U;
+  ASSERT_EQ(::ftruncate(object->fd(), static_cast<off_t>(header.total_bytes + more)), 0);
+  header.total_bytes += more;
+  header.layout_bytes += more;
+  EXPECT_NE(attach().find("object's allocated size"), std::string::npos) << attach();
+}
+
+// The same where every page is there: the counts at the layout's start are judged first.
+TEST_F(BadSegment, LayoutThatIsLargerThanItsSectionsIsRefused) {
+  const Model model;
+  Publisher pub = Publisher::create(name_, model.layout);
+  auto object = detail::SharedObject::open(detail::publication_object(::geteuid(), name_),
+                                           detail::SharedObject::Access::read_write);
+  object->map(sizeof(format::Header));
+  auto& header = *reinterpret_cast<format::Header*>(object->data());
+  ASSERT_EQ(::posix_fallocate(object->fd(), 0, static_cast<off_t>(header.total_bytes + 4096)), 0);
+  header.total_bytes += 4096;
+  header.layout_bytes += 4096;
+  EXPECT_NE(attach().find("layout.bytes"), std::string::npos) << attach();
+}
+
 TEST_F(BadSegment, OtherMajorVersionIsRefused) {
   const Model model;
   Publisher pub = Publisher::create(name_, model.layout);

@@ -132,6 +132,7 @@ TEST_F(Death, DeadSubscribersPlaceIsReclaimedAndGatesNothing) {
 
 TEST_F(Death, ForkedChildThatLivesOnDoesNotKeepItsParentAlive) {
   Signal forked;
+  Signal end;
   Child pub([&] {
     Publisher p = Publisher::create(name_, model_.layout);
     p.publish(model_.sources(1));
@@ -139,8 +140,7 @@ TEST_F(Death, ForkedChildThatLivesOnDoesNotKeepItsParentAlive) {
     if (loader == 0) {  // a data loader: knows nothing of Tenon, outlives its parent
       ::prctl(PR_SET_PDEATHSIG, 0);
       forked.poke();
-      ::sleep(20);
-      ::_exit(0);
+      ::_exit(end.wait() ? 0 : 1);
     }
     for (;;) ::pause();
     return 0;
@@ -148,7 +148,35 @@ TEST_F(Death, ForkedChildThatLivesOnDoesNotKeepItsParentAlive) {
   ASSERT_TRUE(forked.wait());
   auto sub = Subscriber::attach(name_);
   pub.kill();
-  EXPECT_THROWS(PublisherGone, "died", (void)sub.wait(newer_than(1), kPatience));
+  EXPECT_THROWS(PublisherGone, "died", (void)sub.wait(newer_than(1), 2s));
+  end.poke();
+}
+
+// The same for a place: the child of a dead engine must not gate the publisher.
+TEST_F(Death, ForkedChildOfASubscriberDoesNotKeepItsPlace) {
+  Signal forked;
+  Signal end;
+  Publisher pub = Publisher::create(name_, model_.layout);
+  pub.publish(model_.sources(1));
+  Child engine([&] {
+    auto sub = Subscriber::attach(name_);
+    const Lease lease = sub.wait(newest(), kPatience);
+    if (::fork() == 0) {
+      ::prctl(PR_SET_PDEATHSIG, 0);
+      EXPECT_FALSE(lease.wanted());
+      EXPECT_EQ(sub.current_version(), 0U) << "a child sees nothing of the publication";
+      forked.poke();
+      ::_exit(end.wait() ? 0 : 1);
+    }
+    for (;;) ::pause();
+    return 0;
+  });
+  ASSERT_TRUE(forked.wait());
+  EXPECT_THROWS(DeadlinePassed, "holds version 1",
+                (void)pub.publish(model_.sources(2), {.deadline = 50ms}));
+  engine.kill();
+  EXPECT_EQ(pub.publish(model_.sources(2), {.deadline = 2s}), 2U);
+  end.poke();
 }
 
 TEST_F(Death, PublisherKilledAnywhereLeavesNothingThatHurts) {

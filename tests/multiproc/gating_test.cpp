@@ -239,6 +239,91 @@ TEST_F(Gating, PublisherWaitsForTheSubscribersItRequires) {
   EXPECT_EQ(pub.version(), 0U);
 }
 
+TEST_F(Gating, CheckIsCalledWhileWaitingAndCanEndTheWait) {
+  Publisher pub = create(Mode::in_place);
+  auto sub = Subscriber::attach(name_);
+  pub.publish(model_.sources(1));
+  const Lease lease = sub.wait(newest(), kPatience);
+  struct Interrupted {};
+  int calls = 0;
+  const PublishOptions options{.deadline = Duration::max(), .check = [&] {
+                                 if (++calls == 2) throw Interrupted{};
+                               }};
+  EXPECT_THROW((void)pub.publish(model_.sources(2), options), Interrupted);
+  EXPECT_EQ(calls, 2);
+  EXPECT_EQ(pub.version(), 1U) << "as at a deadline: nothing was written, nothing is lost";
+  EXPECT_FALSE(lease.wanted());
+}
+
+TEST_F(Gating, LabelThatWouldBeCutIsRefused) {
+  const std::string label(64, 'x');
+  EXPECT_THROWS(InvalidArgument, "up to 63 fit",
+                (void)Publisher::create(name_, model_.layout, {.label = label}));
+  Publisher pub = create(Mode::in_place);
+  EXPECT_THROWS(InvalidArgument, "up to 63 fit", (void)Subscriber::attach(name_, {.label = label}));
+  auto sub = Subscriber::attach(name_, {.label = label.substr(1)});
+  EXPECT_EQ(pub.subscribers().at(0).label, label.substr(1));
+}
+
+// Two threads take versions at once: the one that saw an older version current must not hold it
+// once the other holds a newer one.
+TEST_F(Gating, ThreadsThatAcquireAtOnceNeverCrossVersions) {
+  Publisher pub = create(Mode::double_buffered);
+  auto sub = Subscriber::attach(name_);
+  constexpr std::uint64_t kVersions = 2000;
+  std::atomic<bool> failed{false};
+  std::atomic<bool> done{false};
+  const auto take = [&] {
+    try {
+      while (!done) (void)sub.try_acquire();
+    } catch (const Error& e) {
+      ADD_FAILURE() << e.what();
+      failed = true;
+    }
+  };
+  std::vector<std::jthread> readers;
+  for (int i = 0; i < 3; ++i) readers.emplace_back(take);
+  const std::vector<Source> unchanged(model_.layout.size(), Source{.unchanged = true});
+  pub.publish(model_.sources(1));
+  for (std::uint64_t v = 2; v <= kVersions && !failed; ++v)
+    pub.publish(unchanged, {.deadline = kPatience});
+  done = true;
+}
+
+TEST_F(Gating, CursorOfADeadPlaceIsNotHeldAgainstAnybody) {
+  Publisher pub = create(Mode::in_place);
+  pub.publish(model_.sources(1));
+  Child liar([&] {
+    auto sub = Subscriber::attach(name_);
+    auto found =
+        detail::find_publication(name_, ::geteuid(), detail::SharedObject::Access::read_write);
+    found.segment->place(sub.place()).cursor = 1'000'000;
+    held_.poke();
+    for (;;) ::pause();
+    return 0;
+  });
+  ASSERT_TRUE(held_.wait());
+  liar.signal(SIGKILL);
+  ASSERT_EQ(liar.wait(), 1000 + SIGKILL);
+  EXPECT_EQ(pub.publish(model_.sources(2), {.deadline = kPatience}), 2U);
+}
+
+TEST_F(Gating, PublisherNeverReadsItsOwnWordsBack) {
+  Publisher pub = create(Mode::double_buffered);
+  auto sub = Subscriber::attach(name_);
+  pub.publish(model_.sources(1));
+  const Lease lease = sub.wait(newest(), kPatience);
+  auto found =
+      detail::find_publication(name_, ::geteuid(), detail::SharedObject::Access::read_write);
+  // Whoever can subscribe can write here. A publisher that believed it would write to the slots of
+  // version 1.
+  found.segment->header().current = 0;
+  found.segment->header().oldest = format::start_of(2, model_.layout.bucket_count());
+  EXPECT_EQ(pub.publish(model_.sources(2), {.deadline = 0s}), 2U);
+  EXPECT_EQ(model_.wrong(lease), 0U);
+  EXPECT_EQ(model_.wrong(sub.wait(exactly(2), kPatience)), 0U);
+}
+
 TEST_F(Gating, PinBelowTheRetireLineIsTakenBack) {
   Publisher pub = create(Mode::in_place);
   auto sub = Subscriber::attach(name_);

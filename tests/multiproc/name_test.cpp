@@ -38,6 +38,52 @@ TEST(Name, TwoPublishersOfOneProcessConflictToo) {
   EXPECT_THROWS(NameInUse, "in use", (void)Publisher::create(name, model.layout));
 }
 
+TEST(Name, CleanerAtWorkIsWaitedForAndIsNoLivePublisher) {
+  const Model model;
+  const std::string name = unique_name("cleaned");
+  Child owner([&] {
+    Publisher pub = Publisher::create(name, model.layout);
+    ::_exit(0);  // leaves everything behind
+    return 1;
+  });
+  ASSERT_EQ(owner.wait(), 0);
+  auto cleaner = detail::SharedObject::open(detail::publication_object(::geteuid(), name),
+                                            detail::SharedObject::Access::read_write);
+  ASSERT_TRUE(detail::try_lock_byte(cleaner->fd(), format::kPublisherByte));
+  EXPECT_THROWS(DeadlinePassed, "being created, closed or cleaned",
+                (void)Publisher::create(name, model.layout, {.deadline = 50ms}));
+  std::jthread finishing([&] {
+    std::this_thread::sleep_for(50ms);
+    cleaner.reset();
+  });
+  Publisher pub = Publisher::create(name, model.layout, {.deadline = kPatience});
+  ASSERT_EQ(pub.notes().size(), 1U);
+  EXPECT_NE(pub.notes()[0].find("which is gone"), std::string::npos) << pub.notes()[0];
+}
+
+// Trainers fork data loaders at any moment. A child forked while slots are made must not keep the
+// name locked when its parent has died.
+TEST(Name, ChildForkedDuringCreationDoesNotKeepTheLock) {
+  const Model model;
+  const std::string name = unique_name("forks");
+  const Signal created;
+  const Signal end;
+  Child owner([&] {
+    bool forked = false;
+    Publisher pub = Publisher::create(name, model.layout, {.progress = [&](auto, auto) {
+                                        if (std::exchange(forked, true) || ::fork() != 0) return;
+                                        ::_exit(end.wait() ? 0 : 1);
+                                      }});
+    created.poke();
+    for (;;) ::pause();
+    return 0;
+  });
+  ASSERT_TRUE(created.wait());
+  owner.kill();
+  EXPECT_NO_THROW((void)Publisher::create(name, model.layout, {.deadline = 2s}));
+  end.poke();
+}
+
 TEST(Name, ManyClaimantsOneWinner) {
   const Model model;
   const std::string name = unique_name("race");

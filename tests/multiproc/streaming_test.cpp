@@ -224,6 +224,36 @@ TEST_F(Streaming, PausedReaderGatesNothing) {
   EXPECT_EQ(sub.load(into.plan, kPatience), 4U);
 }
 
+TEST_F(Streaming, WhoLoadsAndLeavesIsNotCountedOn) {
+  Publisher pub = create(2);
+  auto sub = Subscriber::attach(name_);
+  Destination into(model_);
+  EXPECT_EQ(sub.join(), 1U);
+  std::jthread publishing([&] { pub.publish(model_.sources(1), {.deadline = kPatience}); });
+  EXPECT_EQ(sub.load(into.plan, kPatience, AfterLoad::leave), 1U);
+  publishing.join();
+  EXPECT_EQ(into.wrong(1), 0U);
+  EXPECT_THROWS(DeadlinePassed, "fewer than 1 subscribers are waiting for it",
+                (void)pub.begin({.deadline = 20ms, .require = 1}));
+  EXPECT_THROWS(DeadlinePassed, "did not arrive",
+                (void)sub.load(into.plan, 20ms, AfterLoad::leave));
+  EXPECT_THROWS(DeadlinePassed, "fewer than 1 subscribers are waiting for it",
+                (void)pub.begin({.deadline = 20ms, .require = 1}));
+  EXPECT_EQ(sub.join(), 2U) << "no version was begun: the next one is still to come";
+}
+
+TEST_F(Streaming, JoiningLateTellsWhichVersionComesNext) {
+  Publisher pub = create(2);
+  auto sub = Subscriber::attach(name_);
+  auto update = pub.begin();
+  const auto sources = model_.sources(1);
+  for (std::size_t b = 0; b < 3; ++b) {  // one more than there are slots: the first one is gone
+    const auto [first, last] = model_.layout.bucket_parameters(b);
+    update.put(b, std::span(sources).subspan(first, last - first));
+  }
+  EXPECT_EQ(sub.join(), 2U);
+}
+
 TEST_F(Streaming, BucketsAreWrittenInOrder) {
   Publisher pub = create(2);
   auto update = pub.begin();

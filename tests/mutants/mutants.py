@@ -3,7 +3,7 @@
 
     tests/mutants/mutants.py [NAME ...]     all mutants, or those named; about half an hour on two cores
 
-Works on a copy under build/mutants. A mutant whose text is no longer found exactly once is an error: the list is
+Removes all slots from /dev/shm as it goes: run it on a machine where nothing is published. Works on a copy under build/mutants. A mutant whose text is no longer found exactly once is an error: the list is
 kept true to the code. Exit status 1 if a mutant survives.
 """
 import shutil
@@ -66,6 +66,8 @@ MUTANTS = [
     Mutant("lock_ignored", "4 claims are locks", "ipc/reclaim.cpp",
            ": detail::try_lock_byte(candidate.fd(), format::kPublisherByte);", ": true;", "name_test",
            "*ManyClaimants*:*Live*"),
+    Mutant("cleaner_is_taken_for_a_publisher", "10 cheap recovery", "ipc/reclaim.cpp",
+           "if (runs || foreign)", "if (true)", "name_test", "*CleanerAtWork*"),
     Mutant("nobody_is_dead", "5 nobody waits on the dead", "include/tenon/detail/process.hpp",
            "return !is_locked_by_other(fd, byte) && !is_known_running(owner);", "(void)fd, (void)byte, (void)owner;\n  return false;",
            "death_test", "*WaitingSubscriber*"),
@@ -76,11 +78,27 @@ MUTANTS = [
     Mutant("slot_size_unchecked", "6 untrusted input", "include/tenon/detail/segment.hpp",
            "check_field(s.bytes >= needed && s.bytes <= 2 * format::kMaxBucketBytes,", "check_field(true,",
            "format_test", "*Slot*"),
+    Mutant("layout_allocated_as_claimed", "6 untrusted input", "include/tenon/detail/segment.hpp",
+           "check_field(backed >= facts_.sections.end,", "check_field(true,", "bad_segment_test", "*SparseObject*"),
+    Mutant("probes_uncounted", "6 untrusted input", "include/tenon/layout.hpp",
+           "check_field(--probes_left > 0,", "check_field(true,", "layout_test", "*ChosenToCollide*"),
+    Mutant("own_words_read_back", "6 untrusted input", "ipc/log_writer.hpp",
+           "return current_.load(std::memory_order_relaxed);",
+           "return header().current.load(std::memory_order_relaxed);", "gating_test", "*ReadsItsOwnWords*"),
+    Mutant("dead_cursor_held_against", "6 untrusted input", "ipc/log_writer.cpp",
+           "if (detail::is_dead(segment_.object().fd(), i, detail::owner_of(segment_.place(i))))", "if (false)",
+           "gating_test", "*DeadPlace*"),
+    Mutant("acquire_outside_the_mutex", "1 no torn read", "include/tenon/detail/attachment.hpp",
+           "      const std::lock_guard lock(mutex_);\n      // acquire: pairs",
+           "      // acquire: pairs", "gating_test", "*AcquireAtOnce*"),
     Mutant("cursor_limit_unchecked", "6 untrusted input", "ipc/log_writer.cpp",
            "if (cursor > limit) {", "if (false) {", "gating_test", "*ProtocolError*"),
     Mutant("mapping_keyed_without_instance", "7 identity", "include/tenon/detail/memory.hpp",
-           "std::weak_ptr<const std::byte>& known = slots_[{facts.instance, index}];",
-           "std::weak_ptr<const std::byte>& known = slots_[{Instance{}, index}];", "death_test", "*Successor*"),
+           "Known& known = slots_[{facts.instance, index}];", "Known& known = slots_[{Instance{}, index}];",
+           "death_test", "*Successor*"),
+    Mutant("cached_slot_unchecked", "7 identity", "include/tenon/detail/memory.hpp",
+           "check_field(slot.offset == known.offset && slot.mapped_bytes == known.mapped_bytes,", "check_field(true,",
+           "slot_memory_test", "*DescribedOtherwise*"),
     Mutant("writable_mapping", "8 readers cannot write", "include/tenon/detail/memory.hpp",
            "SharedObject::Access::read_only);", "SharedObject::Access::read_write);", "handoff_test", "*ReadOnly*"),
     Mutant("close_leaves_slots", "10 cheap recovery", "lib/publisher_impl.cpp",
@@ -88,7 +106,11 @@ MUTANTS = [
     Mutant("gc_takes_the_living", "10 cheap recovery", "ipc/reclaim.cpp",
            "if (!locked)", "if (false)", "death_test", "*GcRemoves*"),
     Mutant("child_keeps_the_lock", "11 fork", "include/tenon/detail/process.hpp",
-           "for (const int fd : guard.fds_) ::close(fd);", "", "death_test", "*ForkedChild*"),
+           "::close(claim.fd);", "", "death_test", "*ForkedChild*"),
+    Mutant("child_keeps_the_mapping", "11 fork", "include/tenon/detail/process.hpp",
+           "if (claim.base == nullptr) return;", "return;", "death_test", "*ForkedChild*"),
+    Mutant("fork_unwatched_while_creating", "11 fork", "ipc/create.cpp",
+           "  detail::ForkGuard::watch(fd);", "", "name_test", "*ChildForkedDuring*"),
     Mutant("child_destroys", "11 fork", "include/tenon/lease.hpp",
            "if (attachment_->is_owner()) attachment_->end(parity_);", "attachment_->end(parity_);", "handoff_test",
            "*ChildCannotUse*"),
@@ -104,6 +126,13 @@ def run(command, timeout):
         return done.returncode, done.stdout
     except subprocess.TimeoutExpired as e:
         return "timeout", (e.stdout or b"").decode(errors="replace")
+
+
+def clean_up():
+    """What a broken program leaves in shared memory: its tests' publications, and slots without one."""
+    shm = Path("/dev/shm")
+    for left in [*shm.glob("tenon.*.test-*"), *shm.glob("tenon-slot.*")]:
+        left.unlink(missing_ok=True)
 
 
 def check(mutant, source, build):
@@ -123,6 +152,7 @@ def check(mutant, source, build):
         return "caught by " + (", ".join(failed[:2]) or f"{mutant.tests} ({'hang' if status == 'timeout' else status})")
     finally:
         path.write_text(text)
+        clean_up()
 
 
 def main():

@@ -331,6 +331,26 @@ TEST(Lookup, FindsEveryOneOfTwentyThousandAndNothingElse) {
                 (void)layout.at("layers.7.experts.8.wieght"));
 }
 
+// Checking an index of names that all begin probing at one entry takes a step for each pair of
+// them.
+TEST(Lookup, NamesChosenToCollideAreRefused) {
+  constexpr std::size_t kNames = 200;
+  constexpr std::uint64_t kCapacity = 512;
+  std::vector<Parameter> parameters;
+  for (int i = 0; parameters.size() < kNames; ++i) {
+    const std::string name = std::to_string(i);
+    if (detail::hash64(name.data(), name.size()) % kCapacity != 0) continue;
+    parameters.push_back({name, Dtype::u8, {1}});
+  }
+  try {
+    (void)plan(parameters);
+    FAIL() << "not refused";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), Errc::BadFormat);
+    EXPECT_NE(std::string(e.what()).find("do not all collide"), std::string::npos) << e.what();
+  }
+}
+
 TEST(Lookup, AMissingNameIsAnsweredWithTheNearestOnes) {
   const Layout layout =
       plan(std::vector<Parameter>{bytes_of("model.norm.weight", 1), bytes_of("model.norm.bias", 1),

@@ -1,8 +1,10 @@
 // A segment from outside: the header, the slots and the log are judged before they are used.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <ostream>
@@ -39,6 +41,7 @@ class Image {
         at_(shape.slots, shape.log_entries, layout_.bytes().second),
         scratch_(at_.end),
         object_(scratch_.open()) {
+    if (::posix_fallocate(object_.fd(), 0, static_cast<off_t>(at_.end)) != 0) std::abort();
     object_.map(at_.end);
     Header& h = header();
     h.major = format::kMajor;

@@ -170,7 +170,11 @@ class Attachment {
       h.bucket.resize(layout_.bucket_count());
       h.written_in.resize(layout_.bucket_count());
     }
-    ForkGuard::watch(segment_.object().fd());
+    // Before the place is claimed: there is nothing yet that a child could keep.
+    const SharedObject& object = segment_.object();
+    ForkGuard::watch(object.fd());
+    ForkGuard::watch_mapping(object.fd(),
+                             [&] { return std::pair(object.data(), object.mapped_bytes()); });
   }
 
   void take_place(std::string_view label) {

@@ -3,18 +3,20 @@
 // A claim (a place, a publication) is an open-file-description write lock on one byte of the
 // segment. It is gone the instant its holder is, however it died, and needs no word in shared
 // memory. Facts, tried on Linux 6: an OFD lock is free as soon as a killed process has closed its
-// files, even while it is a zombie; it is shared with a forked child, which is why the child closes
-// its copies (ForkGuard).
+// files, even while it is a zombie; it is shared with a forked child, through descriptors and
+// mappings alike, which is why the child gives up both (ForkGuard).
 #pragma once
 
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -118,23 +120,36 @@ inline void unlock_byte(int fd, std::uint32_t byte) noexcept {
   return !is_locked_by_other(fd, byte) && !is_known_running(owner);
 }
 
-/// Closes a claim's descriptor in forked children, so that a child that lives on (a data loader)
-/// does not keep its dead parent's lock. The objects themselves notice by pid that they are in a
-/// child.
+/// Takes claims away from forked children, so that a child that lives on (a data loader) does not
+/// keep its dead parent's locks: closes the descriptor and puts blank private memory in the place
+/// of the mapping, which holds the same open file description (tried on Linux 6: a lock survives
+/// its holder as long as any mapping does). The objects themselves notice by pid that they are in a
+/// child; what they can still read there is zeros.
 class ForkGuard {
  public:
   static void watch(int fd) {
     ForkGuard& guard = instance();
     const std::lock_guard lock(guard.mutex_);
-    guard.fds_.push_back(fd);
+    guard.claims_.push_back({fd, nullptr, 0});
+  }
+  /// Adds the mapping that `map()` makes of a watched descriptor and returns as (address, bytes).
+  /// No fork falls between making and adding it.
+  template <class Map>
+  static void watch_mapping(int fd, Map map) {
+    ForkGuard& guard = instance();
+    const std::lock_guard lock(guard.mutex_);
+    const auto [base, bytes] = map();
+    for (Claim& claim : guard.claims_) {
+      if (claim.fd == fd) claim = {fd, base, bytes};
+    }
   }
   static void forget(int fd) noexcept {
     ForkGuard& guard = instance();
     const std::lock_guard lock(guard.mutex_);
-    for (std::size_t i = 0; i < guard.fds_.size(); ++i) {
-      if (guard.fds_[i] != fd) continue;
-      guard.fds_[i] = guard.fds_.back();
-      guard.fds_.pop_back();
+    for (std::size_t i = 0; i < guard.claims_.size(); ++i) {
+      if (guard.claims_[i].fd != fd) continue;
+      guard.claims_[i] = guard.claims_.back();
+      guard.claims_.pop_back();
       return;
     }
   }
@@ -146,17 +161,30 @@ class ForkGuard {
   }
 
  private:
+  struct Claim {
+    int fd;
+    void* base;  ///< of its mapping; null while there is none
+    std::size_t bytes;
+  };
+
   ForkGuard() {
     ::pthread_atfork([] { instance().mutex_.lock(); }, [] { instance().mutex_.unlock(); },
                      [] {
                        ForkGuard& guard = instance();
-                       for (const int fd : guard.fds_) ::close(fd);
-                       guard.fds_.clear();
+                       for (const Claim& claim : guard.claims_) abandon(claim);
+                       guard.claims_.clear();
                        guard.mutex_.unlock();
                      });
   }
+  static void abandon(const Claim& claim) noexcept {
+    ::close(claim.fd);
+    if (claim.base == nullptr) return;
+    (void)::mmap(claim.base, claim.bytes, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  }
+
   std::mutex mutex_;
-  std::vector<int> fds_;
+  std::vector<Claim> claims_;
 };
 
 // Made before main(): a fork while another thread made it would leave the child waiting for that

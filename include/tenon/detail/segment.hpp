@@ -228,6 +228,14 @@ inline Layout Segment::layout() const {
                 "that of its layout");
     return *known;
   }
+  // Before as much as it claims is allocated. A publisher allocates every page of its object; a
+  // hole would cost its writer nothing.
+  const auto backed = static_cast<std::uint64_t>(object_.status().st_blocks) * 512;
+  check_field(backed >= facts_.sections.end, "object's allocated size", backed,
+              "at least total_bytes");
+  format::LayoutHeader counts;
+  std::memcpy(&counts, raw_layout(), sizeof(counts));
+  Layout::check_counts(counts, facts_.layout_bytes);
   std::unique_ptr<std::byte[]> copy(new std::byte[facts_.layout_bytes]);
   prefault(copy.get(), facts_.layout_bytes);
   std::memcpy(copy.get(), raw_layout(), facts_.layout_bytes);
@@ -320,8 +328,7 @@ struct Found {
   if (state == static_cast<std::uint32_t>(format::State::initialising))
     return unfinished("was left behind half created");
   check_field(state <= static_cast<std::uint32_t>(format::State::closed), "state", state, "0 to 2");
-  Facts facts = read_facts(header, bytes, owner);
-  Segment segment(std::move(object), std::move(facts));
+  Segment segment(std::move(object), read_facts(header, bytes, owner));
   if (state == static_cast<std::uint32_t>(format::State::closed))
     return {Attach::stale, path + " was closed by its publisher"};
   const std::string pid = std::to_string(segment.facts().publisher.pid);
