@@ -304,7 +304,7 @@ class AttachBench {
     const auto [block, bytes] = many_.layout.bytes();
     const std::size_t warm_up = options_.warm_up(kWarmUp);
     for (std::size_t i = 0; i < warm_up + options_.samples(kParses); ++i) {
-      std::unique_ptr<std::byte[]> copy(new std::byte[bytes]);
+      detail::Block copy = detail::allocate_block(bytes);
       std::memcpy(copy.get(), block, bytes);
       const std::uint64_t from = monotonic_ns();
       const Layout layout = Layout::parse(std::move(copy), bytes);

@@ -11,6 +11,7 @@ endforeach()
 
 set(TENON_CLIENT_HEADERS
   include/tenon/detail/attachment.hpp
+  include/tenon/detail/block.hpp
   include/tenon/detail/hash.hpp
   include/tenon/detail/memory.hpp
   include/tenon/detail/process.hpp

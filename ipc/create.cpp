@@ -134,8 +134,8 @@ void fill(const detail::Segment& segment, const Layout& layout, const SlotMemory
     segment.place(i).cursor.store(format::kIdle, std::memory_order_relaxed);
   for (std::uint64_t s = 0; s < segment.facts().slots; ++s) {
     segment.raw_slot(s) = memory.describe(s);
-    detail::per_process<detail::SlotTable>().add(segment.facts().instance, s, memory.pointer(s),
-                                                 segment.raw_slot(s));
+    detail::per_process<detail::SlotTable>().add(segment.facts().instance, segment.raw_slot(s),
+                                                 memory.pointer(s));
   }
   std::memcpy(segment.raw_layout(), layout.bytes().first, layout.bytes().second);
 }

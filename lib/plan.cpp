@@ -84,8 +84,8 @@ class Builder {
     h.metadata_bytes = options_.metadata.size();
     const format::LayoutSections at(h);
     h.bytes = at.end;
-    std::unique_ptr<std::byte[]> block(
-        new std::byte[at.end]());  // zeroed: padding is part of the hash
+    detail::Block block = detail::allocate_block(at.end);
+    std::memset(block.get(), 0, at.end);  // padding is part of the hash
     std::memcpy(block.get(), &h, sizeof(h));
     put(block.get() + at.parameters, parameters_);
     put(block.get() + at.buckets, buckets_);

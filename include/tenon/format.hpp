@@ -129,11 +129,11 @@ enum class HandleKind : std::uint32_t { shm_object = 1, cuda_ipc = 2 };
 
 struct Slot {
   std::uint32_t handle_kind;
-  std::uint32_t reserved0;
+  std::uint32_t allocation;  ///< what the handle opens; slots with the same number share it
   std::uint8_t handle[64];  ///< cudaIpcMemHandle_t; unused for shared memory, whose name is derived
-  std::uint64_t offset;     ///< of the slot in what the handle opens
+  std::uint64_t offset;     ///< of the slot in its allocation
   std::uint64_t bytes;      ///< of the slot; a multiple of kSlotGranularity
-  std::uint64_t mapped_bytes;  ///< of what the handle opens
+  std::uint64_t mapped_bytes;  ///< of its allocation
   std::uint64_t reserved[4];
 };
 

@@ -20,6 +20,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <tenon/detail/block.hpp>
 #include <tenon/detail/hash.hpp>
 #include <tenon/detail/suggest.hpp>
 #include <tenon/error.hpp>
@@ -132,7 +133,7 @@ class Layout {
  public:
   /// Checks a layout that came from outside and takes it over. Every count, offset, size, alignment
   /// and enum is checked; after that nothing in here can lead outside the layout or its buckets.
-  [[nodiscard]] static Layout parse(std::unique_ptr<std::byte[]> bytes, std::uint64_t size);
+  [[nodiscard]] static Layout parse(detail::Block bytes, std::uint64_t size);
   /// The first part of that: whether a layout of `size` bytes can begin with this header.
   static void check_counts(const format::LayoutHeader& h, std::uint64_t size);
 
@@ -172,7 +173,7 @@ class Layout {
 
  private:
   struct Data {
-    std::unique_ptr<std::byte[]> block;
+    detail::Block block;
     std::uint64_t hash = 0;
     std::uint64_t payload = 0;
   };
@@ -361,7 +362,7 @@ inline void Layout::check_index(const std::byte* block) {
   }
 }
 
-inline Layout Layout::parse(std::unique_ptr<std::byte[]> bytes, std::uint64_t size) {
+inline Layout Layout::parse(detail::Block bytes, std::uint64_t size) {
   detail::check_field(size >= sizeof(format::LayoutHeader), "layout.bytes", size, "at least 128");
   check_counts(*section<format::LayoutHeader>(bytes.get(), 0), size);
   auto data = std::make_shared<Data>();

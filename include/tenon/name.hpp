@@ -69,8 +69,8 @@ namespace detail {
   return text;
 }
 [[nodiscard]] inline std::string slot_object(Uid owner, const std::uint8_t (&instance)[16],
-                                             std::uint64_t slot) {
-  return slot_prefix(owner) + instance_text(instance) + "." + std::to_string(slot);
+                                             std::uint64_t allocation) {
+  return slot_prefix(owner) + instance_text(instance) + "." + std::to_string(allocation);
 }
 
 }  // namespace detail

@@ -4,7 +4,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -94,16 +93,14 @@ class Shape {
 
 /// Bytes of a tensor, or nothing when the product does not fit 63 bits.
 [[nodiscard]] constexpr std::optional<std::uint64_t> byte_size(Dtype dtype, Shape shape) noexcept {
-  std::uint64_t total = info(dtype).bytes;
+  std::int64_t total = info(dtype).bytes;
   bool overflow = false;
   for (const std::uint64_t dim : shape) {
     if (dim == 0) return 0;
-    overflow = overflow ||
-               total > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()) / dim;
-    total *= dim;
+    overflow |= __builtin_mul_overflow(total, dim, &total);  // a division costs 10 times as much
   }
   if (overflow) return std::nullopt;
-  return total;
+  return static_cast<std::uint64_t>(total);
 }
 
 /// Where a shard sits in its global tensor: per-dimension size of the whole, and offset of the

@@ -1,6 +1,7 @@
 // A small layout and its bytes, for tests that damage them.
 #pragma once
 
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <tenon/plan.hpp>
@@ -34,7 +35,7 @@ class Block {
   [[nodiscard]] std::vector<std::byte>& bytes() { return bytes_; }
   [[nodiscard]] Layout parse() const { return parse_first(bytes_.size()); }
   [[nodiscard]] Layout parse_first(std::size_t size) const {
-    std::unique_ptr<std::byte[]> copy(new std::byte[size]);
+    detail::Block copy(static_cast<std::byte*>(std::malloc(size)));
     std::memcpy(copy.get(), bytes_.data(), size);
     return Layout::parse(std::move(copy), size);
   }

@@ -143,7 +143,7 @@ TEST(Plan, GivesTheSameBytesEveryTime) {
 TEST(Plan, ReadsBackAsWhatItWas) {
   const Layout layout =
       plan(std::vector<Parameter>{{"a", Dtype::f16, {7}}, {"b", Dtype::i64, {2}}});
-  std::unique_ptr<std::byte[]> copy(new std::byte[layout.bytes().second]);
+  detail::Block copy = detail::allocate_block(layout.bytes().second);
   std::memcpy(copy.get(), layout.bytes().first, layout.bytes().second);
   expect_same_bytes(layout, Layout::parse(std::move(copy), layout.bytes().second));
 }

@@ -221,7 +221,7 @@ class Attachment {
       const bool streaming = facts.mode == Mode::streaming;
       const format::Slot slot =
           segment_.slot(i, streaming ? largest : layout_.bucket_bytes(i % facts.buckets));
-      slots_.push_back(per_process<SlotTable>().open(facts, i, slot));
+      slots_.push_back(per_process<SlotTable>().open(facts, slot));
       if (!slots_.back()) return false;
     }
     return true;

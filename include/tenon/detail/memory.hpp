@@ -15,22 +15,22 @@
 
 namespace tenon::detail {
 
-/// First byte of a slot, mapped into this process; the last owner unmaps it.
+/// First byte of a slot or of an allocation, mapped into this process; the last owner unmaps it.
 using SlotPointer = std::shared_ptr<const std::byte>;
 
 /// What a memory kind can do for a subscriber.
 struct MemoryOps {
-  /// Maps slot `index`, read-only where the kind allows. Empty when the publisher has removed it.
-  SlotPointer (*open)(const Facts& facts, std::uint64_t index, const format::Slot& slot);
+  /// Maps the allocation that a slot lies in, read-only where the kind allows. Empty when the
+  /// publisher has removed it.
+  SlotPointer (*open)(const Facts& facts, const format::Slot& slot);
   /// Copies out of a slot into the engine's own memory of the same kind.
   void (*copy)(void* to, const std::byte* from, std::uint64_t bytes);
 };
 
-[[nodiscard]] inline SlotPointer open_host_slot(const Facts& facts, std::uint64_t index,
-                                                const format::Slot& slot) {
+[[nodiscard]] inline SlotPointer open_host_slots(const Facts& facts, const format::Slot& slot) {
   std::uint8_t instance[16];
   std::memcpy(instance, facts.instance.data(), sizeof(instance));
-  auto object = SharedObject::open(slot_object(facts.owner, instance, index),
+  auto object = SharedObject::open(slot_object(facts.owner, instance, slot.allocation),
                                    SharedObject::Access::read_only);
   if (!object) return nullptr;
   const struct ::stat st = object->status();
@@ -40,12 +40,12 @@ struct MemoryOps {
               "slot.mapped_bytes", slot.mapped_bytes, "at most the slot object's size");
   object->map(slot.mapped_bytes);
   auto owner = std::make_shared<SharedObject>(std::move(*object));
-  const std::byte* first = owner->data() + slot.offset;
+  const std::byte* first = owner->data();
   return {std::move(owner), first};
 }
 
 inline constexpr MemoryOps kHostOps{
-    open_host_slot,
+    open_host_slots,
     [](void* to, const std::byte* from, std::uint64_t bytes) { std::memcpy(to, from, bytes); }};
 
 /// The kinds this program can read. `host` is always there; tenon/cuda.hpp adds `cuda`.
@@ -61,44 +61,51 @@ inline std::array<std::atomic<const MemoryOps*>, 3> memory_ops{nullptr, &kHostOp
   return *ops;
 }
 
-/// Every slot this process has mapped, by (instance, slot): two subscribers share one mapping, and
-/// a subscriber to a publication of its own process gets the publisher's pointer. Never keyed by
-/// handle bytes: drivers have been seen to give the same ones to different allocations.
+/// Every allocation this process has mapped, by (instance, allocation): slots and subscribers share
+/// one mapping, and a subscriber to a publication of its own process gets the publisher's pointer.
+/// Never keyed by handle bytes: drivers have been seen to give the same ones to different
+/// allocations.
 class SlotTable {
  public:
   using Instance = std::array<std::uint8_t, 16>;
 
-  void add(const Instance& instance, std::uint64_t index, const SlotPointer& pointer,
-           const format::Slot& slot) {
+  /// Makes a publisher's own slot known.
+  void add(const Instance& instance, const format::Slot& slot, const SlotPointer& pointer) {
     const std::lock_guard lock(mutex_);
-    slots_[{instance, index}] = {pointer, slot.offset, slot.mapped_bytes};
+    known_[{instance, slot.allocation}] = {SlotPointer(pointer, pointer.get() - slot.offset),
+                                           slot.mapped_bytes};
   }
 
-  SlotPointer open(const Facts& facts, std::uint64_t index, const format::Slot& slot) {
+  /// First byte of the slot. Empty when the publisher has removed it.
+  SlotPointer open(const Facts& facts, const format::Slot& slot) {
     const std::lock_guard lock(mutex_);
-    for (auto it = slots_.begin(); it != slots_.end();) {
-      it = it->second.pointer.expired() ? slots_.erase(it) : std::next(it);
+    Known& known = known_[{facts.instance, slot.allocation}];
+    SlotPointer base = known.base.lock();
+    if (!base) {
+      base = ops_for(facts.memory).open(facts, slot);
+      known = {base, slot.mapped_bytes};
+      forget_unmapped();
+      if (!base) return nullptr;
     }
-    Known& known = slots_[{facts.instance, index}];
-    if (SlotPointer pointer = known.pointer.lock()) {
-      // Slots never change: a segment that says otherwise took another one's instance id.
-      check_field(slot.offset == known.offset && slot.mapped_bytes == known.mapped_bytes,
-                  "slot.mapped_bytes", slot.mapped_bytes, "what is mapped of this instance");
-      return pointer;
-    }
-    SlotPointer pointer = ops_for(facts.memory).open(facts, index, slot);
-    known = {pointer, slot.offset, slot.mapped_bytes};
-    return pointer;
+    // Slots never change: a segment that says otherwise took another one's instance id.
+    check_field(slot.mapped_bytes == known.mapped_bytes, "slot.mapped_bytes", slot.mapped_bytes,
+                "what is mapped of this instance");
+    return {base, base.get() + slot.offset};
   }
 
  private:
   struct Known {
-    std::weak_ptr<const std::byte> pointer;
-    std::uint64_t offset = 0;
+    std::weak_ptr<const std::byte> base;
     std::uint64_t mapped_bytes = 0;
   };
+  void forget_unmapped() {
+    for (auto it = known_.begin(); it != known_.end();) {
+      it = it->second.base.expired() ? known_.erase(it) : std::next(it);
+    }
+  }
+
   std::mutex mutex_;
-  std::map<std::pair<Instance, std::uint64_t>, Known> slots_;
+  std::map<std::pair<Instance, std::uint32_t>, Known> known_;
 };
 
 }  // namespace tenon::detail

@@ -2,8 +2,6 @@
 // untrusted: it is copied to private memory first, then checked, and only the copy is used.
 #pragma once
 
-#include <sys/mman.h>
-
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -126,6 +124,7 @@ class Segment {
                                                         : format::HandleKind::cuda_ipc;
     check_field(s.handle_kind == static_cast<std::uint32_t>(kind), "slot.handle_kind",
                 s.handle_kind, "the handle kind of the memory kind");
+    check_field(s.allocation < format::kMaxSlots, "slot.allocation", s.allocation, "below 2^21");
     check_field(s.bytes >= needed && s.bytes <= 2 * format::kMaxBucketBytes, "slot.bytes", s.bytes,
                 "at least its bucket's bytes");
     check_field(s.offset % format::kAlignment == 0, "slot.offset", s.offset, "a multiple of 256");
@@ -212,16 +211,6 @@ struct LayoutCache {
   }
 };
 
-/// Makes a block that is about to be overwritten resident in one call: a page fault for each page
-/// costs more than the copy itself. Older kernels refuse, which is no harm.
-inline void prefault(std::byte* block, std::uint64_t bytes) noexcept {
-  constexpr std::uintptr_t kPage = 4096;
-  const std::uintptr_t first =
-      (reinterpret_cast<std::uintptr_t>(block) + kPage - 1) / kPage * kPage;
-  const std::uintptr_t end = (reinterpret_cast<std::uintptr_t>(block) + bytes) / kPage * kPage;
-  if (end > first) (void)::madvise(reinterpret_cast<void*>(first), end - first, kPopulateWrite);
-}
-
 inline Layout Segment::layout() const {
   if (auto known = per_process<LayoutCache>().find(facts_.layout_hash, facts_.layout_bytes)) {
     check_field(known->bucket_count() == facts_.buckets, "bucket_count", facts_.buckets,
@@ -236,8 +225,7 @@ inline Layout Segment::layout() const {
   format::LayoutHeader counts;
   std::memcpy(&counts, raw_layout(), sizeof(counts));
   Layout::check_counts(counts, facts_.layout_bytes);
-  std::unique_ptr<std::byte[]> copy(new std::byte[facts_.layout_bytes]);
-  prefault(copy.get(), facts_.layout_bytes);
+  Block copy = allocate_block(facts_.layout_bytes);
   std::memcpy(copy.get(), raw_layout(), facts_.layout_bytes);
   const Layout layout = Layout::parse(std::move(copy), facts_.layout_bytes);
   check_field(layout.hash() == facts_.layout_hash, "layout_hash", facts_.layout_hash,
