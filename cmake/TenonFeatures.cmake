@@ -4,10 +4,25 @@ foreach(feature CUDA NCCL)
   if(NOT TENON_${feature} MATCHES "^(AUTO|ON|OFF)$")
     message(FATAL_ERROR "TENON_${feature} is '${TENON_${feature}}': it takes AUTO, ON or OFF")
   endif()
-  if(TENON_${feature} STREQUAL "ON")
-    message(FATAL_ERROR "TENON_${feature}=ON: this version of Tenon has host memory only; use AUTO or OFF")
-  endif()
 endforeach()
+if(TENON_NCCL STREQUAL "ON")
+  message(FATAL_ERROR "TENON_NCCL=ON: this version of Tenon has no relay yet; use AUTO or OFF")
+endif()
+
+# TENON_WITH_CUDA: whether there is a toolkit to compile GPU code with.
+set(TENON_WITH_CUDA OFF)
+if(NOT TENON_CUDA STREQUAL "OFF")
+  include(CheckLanguage)
+  check_language(CUDA)
+  find_package(CUDAToolkit 12.4 QUIET)
+  if(CMAKE_CUDA_COMPILER AND CUDAToolkit_FOUND)
+    set(TENON_WITH_CUDA ON)
+    enable_language(CUDA)
+  elseif(TENON_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "TENON_CUDA=ON: needs nvcc and the CUDA toolkit, 12.4 or later")
+  endif()
+endif()
+message(STATUS "Tenon: GPU memory: ${TENON_WITH_CUDA}")
 
 set(TENON_CLIENT_HEADERS
   include/tenon/detail/attachment.hpp
@@ -19,6 +34,8 @@ set(TENON_CLIENT_HEADERS
   include/tenon/detail/shared_object.hpp
   include/tenon/detail/suggest.hpp
   include/tenon/detail/wait.hpp
+  include/tenon/checksum.hpp
+  include/tenon/copy_item.hpp
   include/tenon/error.hpp
   include/tenon/format.hpp
   include/tenon/layout.hpp

@@ -1,0 +1,156 @@
+// The kernels of device_kernels.hpp: launches, loads and stores. What they compute is in
+// copy_walk.hpp and checksum_walk.hpp.
+#include <thrust/iterator/counting_iterator.h>
+#include <thrust/iterator/transform_iterator.h>
+
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <cub/device/device_memcpy.cuh>
+
+#include "checksum_walk.hpp"
+#include "copy_walk.hpp"
+#include "device_kernels.hpp"
+
+namespace tenon::device {
+namespace {
+
+using walk::kThreads;
+using walk::Word;
+
+constexpr int kBlocksPerSm = 2;  // of 256 threads with 8 x 16 bytes in flight: 64 KiB
+constexpr std::uint32_t kBlocksPerChecksum = 32;
+
+template <std::uint32_t kBytes>
+struct Native;
+template <>
+struct Native<16> {
+  using Type = uint4;
+};
+template <>
+struct Native<8> {
+  using Type = uint2;
+};
+template <>
+struct Native<4> {
+  using Type = unsigned int;
+};
+template <>
+struct Native<2> {
+  using Type = unsigned short;
+};
+template <>
+struct Native<1> {
+  using Type = unsigned char;
+};
+
+// Past the caches, as everything is touched once: weights are larger than L2.
+struct Streaming {
+  template <std::uint32_t kBytes>
+  static __device__ Word<kBytes> load(const std::byte* from) {
+    const auto native = __ldcs(reinterpret_cast<const typename Native<kBytes>::Type*>(from));
+    Word<kBytes> word;
+    std::memcpy(&word, &native, kBytes);
+    return word;
+  }
+  template <std::uint32_t kBytes>
+  static __device__ void store(std::byte* to, const Word<kBytes>& word) {
+    typename Native<kBytes>::Type native;
+    std::memcpy(&native, &word, kBytes);
+    __stcs(reinterpret_cast<typename Native<kBytes>::Type*>(to), native);
+  }
+};
+
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm)
+    copy_kernel(const CopyItem* table, std::uint32_t count, std::uint64_t bytes) {
+  walk::copy<Streaming>(table, count, bytes, {blockIdx.x, gridDim.x}, threadIdx.x);
+}
+
+// Blocks of one item have its index as x; y says which of them.
+__global__ void __launch_bounds__(kThreads)
+    checksum_kernel(const ChecksumItem* table, unsigned long long* sums) {
+  std::uint64_t sum = walk::checksum_share<Streaming>(table[blockIdx.x], {blockIdx.y, gridDim.y},
+                                                      {threadIdx.x, kThreads});
+  for (unsigned apart = walk::kWarp / 2; apart > 0; apart /= 2)
+    sum += __shfl_down_sync(0xFFFFFFFFU, sum, apart);
+  if (threadIdx.x % walk::kWarp == 0 && sum != 0) atomicAdd(&sums[blockIdx.x], sum);
+}
+
+// The runtime remembers the error of each call that fails; ours is in `error`.
+cudaError_t forgotten(cudaError_t error) noexcept {
+  if (error != cudaSuccess) (void)cudaGetLastError();
+  return error;
+}
+
+cudaError_t multiprocessors(int& count) noexcept {
+  static std::array<std::atomic<int>, 64> known{};  // of each device; relaxed: nothing but a number
+  int device = 0;
+  if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
+  const auto i = static_cast<std::size_t>(device) % known.size();
+  const bool cached = static_cast<std::size_t>(device) == i;
+  count = cached ? known[i].load(std::memory_order_relaxed) : 0;
+  if (count != 0) return cudaSuccess;
+  const cudaError_t error = cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  if (error == cudaSuccess && cached) known[i].store(count, std::memory_order_relaxed);
+  return error;
+}
+
+// Not <<<>>>: its error can only be had by cudaGetLastError(), which may tell an older one.
+template <class... Parameters, class... Arguments>
+cudaError_t launch(dim3 blocks, cudaStream_t stream, void (*kernel)(Parameters...),
+                   Arguments... arguments) noexcept {
+  cudaLaunchConfig_t config{};
+  config.gridDim = blocks;
+  config.blockDim = dim3(kThreads);
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+struct FromOf {
+  const CopyItem* table;
+  __host__ __device__ const void* operator()(std::uint32_t i) const { return table[i].from; }
+};
+struct ToOf {
+  const CopyItem* table;
+  __host__ __device__ void* operator()(std::uint32_t i) const { return table[i].to; }
+};
+struct BytesOf {
+  const CopyItem* table;
+  __host__ __device__ std::uint64_t operator()(std::uint32_t i) const {
+    return table[i].end - (i == 0 ? 0 : table[i - 1].end);
+  }
+};
+template <class Field>
+auto each(Field field) {
+  return thrust::make_transform_iterator(thrust::counting_iterator<std::uint32_t>(0), field);
+}
+
+}  // namespace
+
+cudaError_t launch_copy(const CopyItem* table, std::uint32_t count, std::uint64_t bytes,
+                        cudaStream_t stream) noexcept {
+  if (count == 0 || bytes == 0) return cudaSuccess;
+  int sms = 0;
+  if (const cudaError_t error = multiprocessors(sms); error != cudaSuccess) return forgotten(error);
+  const auto most = static_cast<std::uint32_t>(sms * kBlocksPerSm);
+  return forgotten(
+      launch(dim3(walk::blocks_for(bytes, count, most)), stream, copy_kernel, table, count, bytes));
+}
+
+cudaError_t launch_copy_cub(const CopyItem* table, std::uint32_t count, void* scratch,
+                            std::size_t& scratch_bytes, cudaStream_t stream) noexcept {
+  return forgotten(cub::DeviceMemcpy::Batched(scratch, scratch_bytes, each(FromOf{table}),
+                                              each(ToOf{table}), each(BytesOf{table}),
+                                              std::int64_t{count}, stream));
+}
+
+cudaError_t launch_checksum(const ChecksumItem* table, std::uint32_t count, std::uint64_t* sums,
+                            cudaStream_t stream) noexcept {
+  if (count == 0) return cudaSuccess;
+  const cudaError_t error = cudaMemsetAsync(sums, 0, count * sizeof *sums, stream);
+  if (error != cudaSuccess) return forgotten(error);
+  return forgotten(launch(dim3(count, kBlocksPerChecksum), stream, checksum_kernel, table,
+                          reinterpret_cast<unsigned long long*>(sums)));
+}
+
+}  // namespace tenon::device
