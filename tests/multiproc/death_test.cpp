@@ -92,8 +92,9 @@ TEST_F(Death, SuccessorReplacesTheDeadPublishersLeftovers) {
   ASSERT_EQ(pub.notes().size(), 1U);
   EXPECT_NE(pub.notes()[0].find("which is gone"), std::string::npos);
   pub.publish(model_.sources(1));
+  pub.publish(model_.sources(2));  // not the bytes that the dead one left
   auto sub = Subscriber::attach(name_);
-  EXPECT_EQ(model_.wrong(sub.wait(newest(), kPatience)), 0U);
+  EXPECT_EQ(model_.wrong(sub.wait(exactly(2), kPatience)), 0U);
   EXPECT_EQ(model_.wrong(held), 0U) << "a reader of the old instance keeps its bytes";
 }
 

@@ -261,6 +261,11 @@ TEST(Fork, ChildCannotUseOrHarmItsParentsObjects) {
   EXPECT_EQ(pub->subscribers().at(0).holds, 1U) << "the child ended its parent's lease";
   EXPECT_EQ(model.wrong(*lease), 0U);
   EXPECT_EQ(Subscriber::probe(name), Attach::ready) << "the child closed its parent's publication";
+  Child newcomer([&] {
+    auto later = Subscriber::attach(name, {.deadline = 1s});
+    return model.wrong(later.wait(newest(), kPatience)) == 0 ? 0 : 1;
+  });
+  EXPECT_EQ(newcomer.wait(), 0) << "the child removed its parent's slots";
   lease->release();
   EXPECT_EQ(pub->publish(model.sources(2)), 2U);
 }
