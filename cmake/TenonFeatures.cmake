@@ -27,6 +27,7 @@ message(STATUS "Tenon: GPU memory: ${TENON_WITH_CUDA}")
 set(TENON_CLIENT_HEADERS
   include/tenon/detail/attachment.hpp
   include/tenon/detail/block.hpp
+  include/tenon/detail/claim.hpp
   include/tenon/detail/hash.hpp
   include/tenon/detail/memory.hpp
   include/tenon/detail/process.hpp

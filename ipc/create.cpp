@@ -15,16 +15,23 @@ namespace {
 
 constexpr int kCreating = 0200;  // nobody but root can read it before it is ready
 
+struct ClaimedObject {
+  detail::SharedObject object;
+  detail::Claim claim;
+};
+
 // The object under `name`, locked, and certain to be the one the name leads to.
-detail::SharedObject claim_name(const std::string& name, Duration timeout,
-                                std::vector<std::string>& notes) {
+ClaimedObject claim_name(const std::string& name, Duration timeout,
+                         std::vector<std::string>& notes) {
   const detail::Deadline deadline(timeout);
   std::string why;
   for (;;) {
     if (auto object = detail::SharedObject::create(name, kCreating)) {
       // Between creating and locking, a cleaner may have taken the object for a leftover.
-      if (detail::try_lock_byte(object->fd(), format::kPublisherByte) && object->still_named())
-        return std::move(*object);
+      auto claim = detail::Claim::on(*object);
+      if (claim && detail::try_lock_byte(claim->fd(), format::kPublisherByte) &&
+          object->still_named())
+        return {std::move(*object), std::move(*claim)};
       if (!deadline.passed()) continue;
     }
     const RemovalResult result = remove_if_dead(name, ::geteuid(), false);
@@ -142,26 +149,21 @@ void fill(const detail::Segment& segment, const Layout& layout, const SlotMemory
 
 }  // namespace
 
-detail::Segment create_segment(const SegmentRequest& request, SlotMemory& memory,
-                               const Progress& progress, std::vector<std::string>& notes) {
+std::unique_ptr<LogWriter> create_segment(const SegmentRequest& request, SlotMemory& memory,
+                                          const Progress& progress,
+                                          std::vector<std::string>& notes) {
   check_name(request.name);
   check_label(request.label);
   const Uid owner = ::geteuid();
-  detail::SharedObject object =
+  auto [object, claim] =
       claim_name(detail::publication_object(owner, request.name), request.deadline, notes);
   const std::string name = object.name();
-  const int fd = object.fd();
-  // From now on: a child forked while slots are made must not keep the lock.
-  detail::ForkGuard::watch(fd);
   try {
     const std::uint64_t entries =
         request.mode == Mode::streaming ? request.slots : 2 * request.layout.bucket_count();
     const format::Sections at(request.slots, entries, request.layout.bytes().second);
     allocate_object(object, at.end);
-    detail::ForkGuard::watch_mapping(fd, [&] {
-      object.map(at.end);
-      return std::pair(object.data(), object.mapped_bytes());
-    });
+    object.map(at.end);
     auto& header = *reinterpret_cast<format::Header*>(object.data());
     sign(header);
     describe(header, request, at);
@@ -175,9 +177,8 @@ detail::Segment create_segment(const SegmentRequest& request, SlotMemory& memory
     if (::fchmod(segment.object().fd(), static_cast<mode_t>(request.permissions)) != 0) {
       throw SystemError(errno, "making /dev/shm/" + name + " readable");
     }
-    return segment;
+    return std::make_unique<LogWriter>(std::move(segment), std::move(claim));
   } catch (...) {
-    detail::ForkGuard::forget(fd);
     memory.withdraw();
     detail::SharedObject::unlink(
         name);  // still ours: the lock is held, so no cleaner touched the name

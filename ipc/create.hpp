@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <tenon/detail/segment.hpp>
@@ -9,6 +10,7 @@
 #include <tenon/layout.hpp>
 #include <vector>
 
+#include "log_writer.hpp"
 #include "slot_memory.hpp"
 
 namespace tenon::ipc {
@@ -23,12 +25,13 @@ struct SegmentRequest {
   Duration deadline;
 };
 
-/// Creates the segment and, through `memory`, its slots. The returned segment is ready: subscribers
-/// may attach. It holds the publisher's lock. `notes` gets what was removed on the way. Errors:
+/// Creates the segment and, through `memory`, its slots. When this returns subscribers may attach.
+/// The writer holds the publisher's lock. `notes` gets what was removed on the way. Errors:
 /// InvalidName, NameInUse, NotYours, OutOfSpace, DeadlinePassed, SystemError; nothing is left
 /// behind.
-[[nodiscard]] detail::Segment create_segment(const SegmentRequest& request, SlotMemory& memory,
-                                             const Progress& progress,
-                                             std::vector<std::string>& notes);
+[[nodiscard]] std::unique_ptr<LogWriter> create_segment(const SegmentRequest& request,
+                                                        SlotMemory& memory,
+                                                        const Progress& progress,
+                                                        std::vector<std::string>& notes);
 
 }  // namespace tenon::ipc

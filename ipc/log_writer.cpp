@@ -56,7 +56,7 @@ bool LogWriter::nobody_behind(std::uint64_t line, std::uint64_t limit) const {
 // Frees the places of dead subscribers. Taking the lock is the claim: a newcomer that has it
 // already is left alone, and nobody else can take the place while its row is reset.
 void LogWriter::reclaim_dead() noexcept {
-  const int fd = segment_.object().fd();
+  const int fd = claim_.fd();
   for (std::uint32_t i = 0; i < format::kPlaces; ++i) {
     format::Place& row = segment_.place(i);
     const bool unused = row.state.load(std::memory_order_acquire) ==

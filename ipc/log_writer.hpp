@@ -6,6 +6,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <tenon/detail/claim.hpp>
 #include <tenon/detail/segment.hpp>
 #include <tenon/detail/wait.hpp>
 #include <tenon/inspect.hpp>
@@ -29,7 +30,9 @@ struct Patience {
 /// finds nothing retired, and reads what step 5 overwrites.
 class LogWriter {
  public:
-  explicit LogWriter(detail::Segment segment) : segment_(std::move(segment)) {}
+  /// `claim` holds the publisher's lock on the segment.
+  LogWriter(detail::Segment segment, detail::Claim claim)
+      : segment_(std::move(segment)), claim_(std::move(claim)) {}
 
   [[nodiscard]] const detail::Segment& segment() const noexcept { return segment_; }
   [[nodiscard]] std::uint64_t buckets() const noexcept { return segment_.facts().buckets; }
@@ -74,6 +77,7 @@ class LogWriter {
   void attend(const Patience& patience);
 
   detail::Segment segment_;
+  detail::Claim claim_;
   std::atomic<std::uint64_t> oldest_{
       1};  ///< as create_segment stored it; atomic for version() from any thread
   std::atomic<std::uint64_t> current_{0};

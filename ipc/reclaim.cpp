@@ -39,8 +39,10 @@ class Candidate {
   explicit Candidate(const std::string& name) : path_(std::string(kDirectory) + "/" + name) {
     detail::check_regular(name);
     constexpr int kFlags = O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
-    fd_ = ::open(path_.c_str(), O_RDWR | kFlags);
-    if (fd_ < 0 && errno == EACCES) fd_ = ::open(path_.c_str(), O_WRONLY | kFlags);
+    fd_ = detail::ForkGuard::open(path_.c_str(), O_RDWR | kFlags);
+    if (fd_ < 0 && errno == EACCES) {
+      fd_ = detail::ForkGuard::open(path_.c_str(), O_WRONLY | kFlags);
+    }
     if (fd_ < 0 && errno != ENOENT) throw SystemError(errno, "opening " + path_);
     if (fd_ >= 0)
       readable_ =
@@ -49,7 +51,7 @@ class Candidate {
   Candidate(const Candidate&) = delete;
   Candidate& operator=(const Candidate&) = delete;
   ~Candidate() {
-    if (fd_ >= 0) ::close(fd_);
+    if (fd_ >= 0) detail::ForkGuard::close(fd_);
   }
 
   [[nodiscard]] bool exists() const noexcept { return fd_ >= 0; }

@@ -50,7 +50,7 @@ Publisher::Impl::Impl(std::string_view name, const Layout& layout, const Publish
                                     mode_,           slot_count(layout_, mode_, options.slots),
                                     options.label,   options.group ? 0660 : 0600,
                                     options.deadline};
-  log_.emplace(ipc::create_segment(request, *slots_, options.progress, notes_));
+  log_ = ipc::create_segment(request, *slots_, options.progress, notes_);
 }
 
 void Publisher::Impl::check_owner() const {
@@ -375,7 +375,6 @@ void Publisher::Impl::close() noexcept {
   closed_ = true;
   slots_->withdraw();  // host memory: the names go now, the pages with the last mapping
   log_->close();       // the header's name last: until then a cleaner can find the slots
-  detail::ForkGuard::forget(log_->segment().object().fd());
 }
 
 }  // namespace tenon

@@ -92,7 +92,7 @@ class Publisher::Impl {
   pid_t pid_;
   CopyPool pool_;
   std::unique_ptr<ipc::SlotMemory> slots_;
-  std::optional<ipc::LogWriter> log_;
+  std::unique_ptr<ipc::LogWriter> log_;
   std::vector<Bucket> buckets_;
   std::uint64_t next_version_ = 1;
   std::optional<Attempt> attempt_;

@@ -164,8 +164,6 @@ TEST_F(Death, ForkedChildOfASubscriberDoesNotKeepItsPlace) {
     const Lease lease = sub.wait(newest(), kPatience);
     if (::fork() == 0) {
       ::prctl(PR_SET_PDEATHSIG, 0);
-      EXPECT_FALSE(lease.wanted());
-      EXPECT_EQ(sub.current_version(), 0U) << "a child sees nothing of the publication";
       forked.poke();
       ::_exit(end.wait() ? 0 : 1);
     }

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <csignal>
 #include <support/support.hpp>
+#include <tenon/detail/claim.hpp>
 #include <tenon/detail/process.hpp>
 #include <thread>
 
@@ -239,14 +240,15 @@ TEST_F(Claims, OfNobodyAreDead) {
   EXPECT_TRUE(is_dead(one_.fd(), kByte, {0, 0, 0, me_.pid_namespace}));
 }
 
-// A parent that claims, and forks a child that outlives it. Returns whether the claim outlives the
-// parent too.
-bool claim_survives_in_a_child(const ScratchObject& scratch, bool watched) {
+// A parent that claims through a description of its own or through that of its mapping, and forks a
+// child that outlives it. Returns whether the claim outlives the parent too.
+bool claim_survives_in_a_child(const ScratchObject& scratch, bool through_mapping) {
   const Pipe child_pid;
   Child parent([&] {
-    const SharedObject mine = scratch.open();
-    if (!try_lock_byte(mine.fd(), kByte)) return 1;
-    if (watched) detail::ForkGuard::watch(mine.fd());
+    SharedObject mine = scratch.open();
+    mine.map(64);
+    const auto claim = detail::Claim::on(mine);
+    if (!try_lock_byte(through_mapping ? mine.fd() : claim->fd(), kByte)) return 1;
     const pid_t pid = ::fork();
     if (pid == 0) {
       child_pid.put(::getpid());
@@ -264,60 +266,53 @@ bool claim_survives_in_a_child(const ScratchObject& scratch, bool watched) {
 }
 
 TEST_F(Claims, AreNotKeptByAForkedChildThatOutlivesItsParent) {
-  EXPECT_FALSE(claim_survives_in_a_child(scratch_, true));
+  EXPECT_FALSE(claim_survives_in_a_child(scratch_, false));
 }
 
-TEST_F(Claims, WouldBeKeptByAForkedChildWithoutTheGuard) {
-  EXPECT_TRUE(claim_survives_in_a_child(scratch_, false));
+TEST_F(Claims, WouldBeKeptByAForkedChildThroughAMapping) {
+  EXPECT_TRUE(claim_survives_in_a_child(scratch_, true));
 }
 
-TEST(ForkGuards, CloseOnlyWhatIsWatchedAndOnlyInTheChild) {
+TEST_F(Claims, AreOnlyMadeOnWhatTheNameLeadsTo) {
+  const SharedObject object = scratch_.open();
+  EXPECT_TRUE(detail::Claim::on(object));
+  ASSERT_TRUE(SharedObject::unlink(scratch_.name()));
+  EXPECT_FALSE(detail::Claim::on(object)) << "the name leads nowhere";
+  const ScratchObject successor(64, scratch_.name());
+  EXPECT_FALSE(detail::Claim::on(object)) << "the name leads to another object";
+}
+
+TEST(ForkGuards, CloseWhatTheyOpenedInTheChildAndNothingElse) {
   const ScratchObject scratch(64);
-  const SharedObject watched = scratch.open();
-  const SharedObject forgotten = scratch.open();
-  const SharedObject never = scratch.open();
-  detail::ForkGuard::watch(watched.fd());
-  detail::ForkGuard::watch(forgotten.fd());
-  detail::ForkGuard::forget(forgotten.fd());
-  detail::ForkGuard::forget(never.fd());
-  const auto is_open = [](int fd) { return ::fcntl(fd, F_GETFD) >= 0; };
+  const SharedObject other = scratch.open();
+  const int fd = detail::ForkGuard::open("/dev/null", O_RDONLY | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  const auto is_open = [](int number) { return ::fcntl(number, F_GETFD) >= 0; };
   Child child([&] {
-    if (is_open(watched.fd())) return 1;
-    return is_open(forgotten.fd()) && is_open(never.fd()) ? 0 : 2;
-  });
-  EXPECT_EQ(child.wait(), 0);
-  EXPECT_TRUE(is_open(watched.fd()));
-  detail::ForkGuard::forget(watched.fd());
-  Child later([&] { return is_open(watched.fd()) ? 0 : 1; });
-  EXPECT_EQ(later.wait(), 0);
-}
-
-TEST(ForkGuards, AChildStartsWithNothingToClose) {
-  const ScratchObject scratch(64);
-  const SharedObject object = scratch.open();
-  detail::ForkGuard::watch(object.fd());
-  Child child([&] {
+    if (is_open(fd) || !is_open(other.fd())) return 1;
     // The number is free now. Whatever the child opens under it is the child's own.
-    const SharedObject mine = scratch.open();
-    Child grandchild([&] { return ::fcntl(mine.fd(), F_GETFD) >= 0 ? 0 : 1; });
-    return grandchild.wait();
+    const int mine = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+    detail::ForkGuard::close(mine);
+    Child grandchild([&] { return is_open(mine) ? 0 : 1; });
+    return is_open(mine) ? grandchild.wait() : 2;
   });
   EXPECT_EQ(child.wait(), 0);
-  detail::ForkGuard::forget(object.fd());
+  EXPECT_TRUE(is_open(fd));
+  detail::ForkGuard::close(fd);
+  EXPECT_FALSE(is_open(fd));
+  EXPECT_LT(detail::ForkGuard::open("/dev/null/none", O_RDONLY), 0);
 }
 
 TEST(ForkGuards, MayBeUsedWhileAnotherThreadForks) {
-  const ScratchObject scratch(64);
-  const SharedObject object = scratch.open();
+  const auto open_and_close = [] {
+    detail::ForkGuard::close(detail::ForkGuard::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  };
   std::jthread busy([&](const std::stop_token& stop) {
-    while (!stop.stop_requested()) {
-      detail::ForkGuard::watch(object.fd());
-      detail::ForkGuard::forget(object.fd());
-    }
+    while (!stop.stop_requested()) open_and_close();
   });
   for (int i = 0; i < 50; ++i) {
     Child child([&] {
-      detail::ForkGuard::watch(object.fd());  // would hang on a mutex copied while it was held
+      open_and_close();  // would hang on a mutex copied while it was held
       return 0;
     });
     ASSERT_EQ(child.wait(), 0);

@@ -18,6 +18,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <tenon/detail/claim.hpp>
 #include <tenon/detail/memory.hpp>
 #include <tenon/detail/wait.hpp>
 #include <utility>
@@ -57,6 +58,7 @@ class Attachment {
     std::shared_ptr<Attachment> self(new Attachment(std::move(segment)), [](Attachment* a) {
       if (a->is_owner()) delete a;
     });
+    if (!self->claim_) return nullptr;  // another publication has the name by now
     self->take_place(label);
     // Full fence: either the publisher's close sees this place, or this load sees the close.
     std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -72,10 +74,9 @@ class Attachment {
       row.cursor.store(format::kIdle, std::memory_order_release);
       row.state.store(static_cast<std::uint32_t>(format::PlaceState::free),
                       std::memory_order_release);
-      unlock_byte(segment_.object().fd(), *place_);
+      unlock_byte(claim_->fd(), *place_);
       wake(segment_.header().release);
     }
-    ForkGuard::forget(segment_.object().fd());
   }
   Attachment(const Attachment&) = delete;
   Attachment& operator=(const Attachment&) = delete;
@@ -103,7 +104,7 @@ class Attachment {
                                          std::to_string(pid_) + "; a forked child attaches anew");
     }
     struct ::stat st {};
-    if (::fstat(segment_.object().fd(), &st) != 0 || st.st_ino != inode_) {
+    if (::fstat(claim_->fd(), &st) != 0 || st.st_ino != inode_) {
       throw Error(Errc::ProtocolError,
                   "this process closed the descriptor that holds its place in '" +
                       segment_.object().name() + "' (daemonised?); attach again");
@@ -164,21 +165,17 @@ class Attachment {
   explicit Attachment(Segment segment)
       : segment_(std::move(segment)),
         layout_(segment_.layout()),
+        claim_(Claim::on(segment_.object())),
         pid_(::getpid()),
         inode_(segment_.object().status().st_ino) {
     for (Held& h : held_) {
       h.bucket.resize(layout_.bucket_count());
       h.written_in.resize(layout_.bucket_count());
     }
-    // Before the place is claimed: there is nothing yet that a child could keep.
-    const SharedObject& object = segment_.object();
-    ForkGuard::watch(object.fd());
-    ForkGuard::watch_mapping(object.fd(),
-                             [&] { return std::pair(object.data(), object.mapped_bytes()); });
   }
 
   void take_place(std::string_view label) {
-    const int fd = segment_.object().fd();
+    const int fd = claim_->fd();
     for (std::uint32_t i = 0; i < format::kPlaces && !place_; ++i) {
       if (!try_lock_byte(fd, i)) continue;
       if (is_abandoned(segment_.place(i))) {
@@ -296,6 +293,7 @@ class Attachment {
 
   Segment segment_;
   Layout layout_;
+  std::optional<Claim> claim_;  ///< of the place; empty when the name leads elsewhere
   pid_t pid_;
   ino_t inode_;
   std::optional<std::uint32_t> place_;

@@ -3,20 +3,19 @@
 // A claim (a place, a publication) is an open-file-description write lock on one byte of the
 // segment. It is gone the instant its holder is, however it died, and needs no word in shared
 // memory. Facts, tried on Linux 6: an OFD lock is free as soon as a killed process has closed its
-// files, even while it is a zombie; it is shared with a forked child, through descriptors and
-// mappings alike, which is why the child gives up both (ForkGuard).
+// files, even while it is a zombie; it is shared with a forked child, which is why the child closes
+// its copies (ForkGuard), and why nothing is mapped through them (Claim).
 #pragma once
 
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -120,38 +119,28 @@ inline void unlock_byte(int fd, std::uint32_t byte) noexcept {
   return !is_locked_by_other(fd, byte) && !is_known_running(owner);
 }
 
-/// Takes claims away from forked children, so that a child that lives on (a data loader) does not
-/// keep its dead parent's locks: closes the descriptor and puts blank private memory in the place
-/// of the mapping, which holds the same open file description (tried on Linux 6: a lock survives
-/// its holder as long as any mapping does). The objects themselves notice by pid that they are in a
-/// child; what they can still read there is zeros.
+/// Closes a claim's descriptor in forked children, so that a child that lives on (a data loader)
+/// does not keep its dead parent's lock. The objects themselves notice by pid that they are in a
+/// child.
 class ForkGuard {
  public:
-  static void watch(int fd) {
+  /// As ::open(), with no instant at which a forked child could inherit the descriptor unseen.
+  [[nodiscard]] static int open(const char* path, int flags) {
     ForkGuard& guard = instance();
     const std::lock_guard lock(guard.mutex_);
-    guard.claims_.push_back({fd, nullptr, 0});
+    guard.fds_.reserve(guard.fds_.size() + 1);
+    const int fd = ::open(path, flags);
+    if (fd >= 0) guard.fds_.push_back(fd);
+    return fd;
   }
-  /// Adds the mapping that `map()` makes of a watched descriptor and returns as (address, bytes).
-  /// No fork falls between making and adding it.
-  template <class Map>
-  static void watch_mapping(int fd, Map map) {
+  /// Closes what open() returned.
+  static void close(int fd) noexcept {
     ForkGuard& guard = instance();
     const std::lock_guard lock(guard.mutex_);
-    const auto [base, bytes] = map();
-    for (Claim& claim : guard.claims_) {
-      if (claim.fd == fd) claim = {fd, base, bytes};
-    }
-  }
-  static void forget(int fd) noexcept {
-    ForkGuard& guard = instance();
-    const std::lock_guard lock(guard.mutex_);
-    for (std::size_t i = 0; i < guard.claims_.size(); ++i) {
-      if (guard.claims_[i].fd != fd) continue;
-      guard.claims_[i] = guard.claims_.back();
-      guard.claims_.pop_back();
-      return;
-    }
+    const auto known = std::find(guard.fds_.begin(), guard.fds_.end(), fd);
+    if (known == guard.fds_.end()) return;  // a forked child, whose number this is no longer
+    guard.fds_.erase(known);
+    ::close(fd);
   }
 
   static ForkGuard& instance() {
@@ -161,30 +150,17 @@ class ForkGuard {
   }
 
  private:
-  struct Claim {
-    int fd;
-    void* base;  ///< of its mapping; null while there is none
-    std::size_t bytes;
-  };
-
   ForkGuard() {
     ::pthread_atfork([] { instance().mutex_.lock(); }, [] { instance().mutex_.unlock(); },
                      [] {
                        ForkGuard& guard = instance();
-                       for (const Claim& claim : guard.claims_) abandon(claim);
-                       guard.claims_.clear();
+                       for (const int fd : guard.fds_) ::close(fd);
+                       guard.fds_.clear();
                        guard.mutex_.unlock();
                      });
   }
-  static void abandon(const Claim& claim) noexcept {
-    ::close(claim.fd);
-    if (claim.base == nullptr) return;
-    (void)::mmap(claim.base, claim.bytes, PROT_READ | PROT_WRITE,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-  }
-
   std::mutex mutex_;
-  std::vector<Claim> claims_;
+  std::vector<int> fds_;
 };
 
 // Made before main(): a fork while another thread made it would leave the child waiting for that
