@@ -99,7 +99,7 @@ void add_dump(CLI::App& app, Run& run) {
       ->add_option("--version", options->reader.version,
                    "Exactly this version; one that is past ends with 4 at once")
       ->type_name("V")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 62U));
   command->add_flag("--quiet", options->quiet, "Print nothing but errors");
   command->footer(
       "Exits with 3 when the name never appeared, 4 when no (such) version did, 5 when the\n"

@@ -117,7 +117,7 @@ class Server {
     how.require = required_;
     how.check = [this, quietly = detail::Deadline(kQuietly), said = false]() mutable {
       check_signals();
-      if (!quietly.passed() || std::exchange(said, true)) return;
+      if (options_.quiet || !quietly.passed() || std::exchange(said, true)) return;
       complain("publishing the next version of '" + options_.name + "': " + obstacle() +
                " (still waiting)");
     };
@@ -125,18 +125,21 @@ class Server {
   }
 
   [[nodiscard]] std::string obstacle() const {
+    const bool streams = publisher_.mode() == Mode::streaming;
     std::string holders;
-    std::uint32_t attached = 0;
+    std::uint32_t ready = 0;
     for (const SubscriberInfo& s : publisher_.subscribers()) {
-      ++attached;
+      if (!s.alive) continue;
+      ready += !streams || s.holds > publisher_.version() ? 1U : 0U;
       if (s.holds == 0) continue;
       holders += fmt::format("{}pid {} ({}) holds version {}", holders.empty() ? "" : ", ", s.pid,
                              printable(s.label), s.holds);
     }
-    if (attached < required_) {
-      return fmt::format("fewer than {} subscribers are attached", required_);
+    if (ready < required_) {
+      return fmt::format("fewer than {} subscribers {}", required_,
+                         streams ? "are waiting for it" : "are attached");
     }
-    return holders.empty() ? "waiting for subscribers to join" : holders;
+    return holders.empty() ? "waiting for subscribers to let go" : holders;
   }
 
   template <class Done>
@@ -244,7 +247,7 @@ void add_serve(CLI::App& app, Run& run) {
   command
       ->add_option("--versions", options->versions, "How many versions; each reads the files again")
       ->type_name("N")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 62U))
       ->capture_default_str();
   add_duration(*command, "--interval", options->interval, "Time between versions");
   command

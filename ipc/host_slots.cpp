@@ -40,6 +40,7 @@ std::string mib(std::uint64_t bytes) {
 void check_space(std::uint64_t needed) {
   struct ::statvfs fs {};
   if (::statvfs("/dev/shm", &fs) != 0) throw SystemError(errno, "looking at /dev/shm");
+  if (fs.f_blocks == 0) return;  // mounted without a limit
   const std::uint64_t available = static_cast<std::uint64_t>(fs.f_bavail) * fs.f_frsize;
   if (needed > available) throw_out_of_space(needed, available);
 }

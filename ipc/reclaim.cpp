@@ -32,6 +32,12 @@ std::uint64_t object_bytes(const std::string& name) noexcept {
              : 0;
 }
 
+// A link or a pipe under a publication's name is nobody's publication.
+bool may_own_slots(const std::string& name) noexcept {
+  struct ::stat st {};
+  return ::lstat((std::string(kDirectory) + "/" + name).c_str(), &st) == 0 && S_ISREG(st.st_mode);
+}
+
 // An open object whose header may be readable. While it is being created its mode is 0200: it can
 // be opened for writing, which is enough to lock it, but not be read.
 class Candidate {
@@ -158,8 +164,10 @@ std::vector<Leftover> gc(bool dry_run, std::optional<Uid> owner) {
         some_unknown = true;
       }
     } catch (const Error& e) {
-      if (e.code() != Errc::NotYours) throw;
-      some_unknown = true;
+      const auto* system = dynamic_cast<const SystemError*>(&e);
+      const bool forbidden = system != nullptr && system->error() == EACCES;
+      if (e.code() != Errc::NotYours && !forbidden) throw;
+      some_unknown = some_unknown || ipc::may_own_slots(name);
     }
   }
   for (const std::string& slot : slots) {

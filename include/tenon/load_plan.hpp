@@ -45,7 +45,7 @@ class LoadPlan {
         written_in_(layout_.bucket_count()) {}
 
   /// Parameter `name` goes to `destination`, which has room for its bytes, contiguous and
-  /// row-major.
+  /// row-major. Added after a load, the destinations are `torn` until the next one.
   LoadPlan& into(std::string_view name, void* destination) {
     const Placement place = layout_[layout_.at(name)];
     if (destination == nullptr && place.bytes > 0) {
@@ -53,6 +53,8 @@ class LoadPlan {
     }
     copies_[place.bucket].push_back({place.offset, place.bytes, destination});
     written_in_[place.bucket] = 0;  // whatever was loaded before, this part has not arrived
+    version_ = 0;
+    if (state_ != LoadState::empty) state_ = LoadState::torn;
     return *this;
   }
 

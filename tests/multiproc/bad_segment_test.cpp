@@ -55,6 +55,18 @@ TEST_F(BadSegment, AnotherUsersIsRefused) {
   EXPECT_NE(attach().find("belongs to uid 12345"), std::string::npos) << attach();
 }
 
+// The group of its owner may subscribe, and starts before the trainer has allocated its slots.
+TEST_F(BadSegment, AnotherUsersPublicationInTheMakingIsStarting) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root to become another user";
+  write("x");
+  ASSERT_EQ(::chmod(path_.c_str(), 0200), 0);
+  Child stranger([&] {
+    if (::setresuid(12345, 12345, 12345) != 0) return 2;
+    return Subscriber::probe(name_, 0) == Attach::starting ? 0 : 1;
+  });
+  EXPECT_EQ(stranger.wait(), 0);
+}
+
 TEST_F(BadSegment, PublisherReplacesGarbageAndSaysSo) {
   write(std::string(100'000, 'x'));
   const Model model;

@@ -254,6 +254,22 @@ TEST_F(Streaming, JoiningLateTellsWhichVersionComesNext) {
   EXPECT_EQ(sub.join(), 2U);
 }
 
+TEST(LoadPlans, ADestinationAddedAfterALoadHasNotArrived) {
+  Model model;
+  const std::string name = unique_name("added");
+  Publisher pub = Publisher::create(name, model.layout);
+  pub.publish(model.sources(1));
+  auto sub = Subscriber::attach(name);
+  Destination into(model);
+  EXPECT_EQ(sub.load(into.plan, kPatience), 1U);
+  std::vector<std::byte> more(model.layout[0].bytes);
+  into.plan.into(model.layout[0].name, more.data());
+  EXPECT_EQ(into.plan.state(), LoadState::torn);
+  EXPECT_EQ(sub.load(into.plan, kPatience), 1U) << "the version that is there is loaded again";
+  EXPECT_EQ(into.plan.state(), LoadState::loaded);
+  EXPECT_EQ(model.wrong(0, more.data(), 1), 0U);
+}
+
 TEST_F(Streaming, BucketsAreWrittenInOrder) {
   Publisher pub = create(2);
   auto update = pub.begin();

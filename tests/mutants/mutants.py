@@ -108,7 +108,7 @@ MUTANTS = [
            "  const bool runs = ready && detail::is_known_running(h->publisher);\n  if (!locked) {",
            "  const bool runs = false;\n  if (false) {", "death_test", "*GcRemoves*"),
     Mutant("child_keeps_the_lock", "11 fork", "include/tenon/detail/process.hpp",
-           "for (const int fd : guard.fds_) ::close(fd);", "", "death_test", "*ForkedChild*"),
+           "for (const Opened& opened : guard.opened_) opened.close_if_ours();", "", "death_test", "*ForkedChild*"),
     Mutant("place_locked_through_the_mapping", "11 fork", "include/tenon/detail/attachment.hpp",
            "const int fd = claim_->fd();", "const int fd = segment_.object().fd();", "death_test", "*ForkedChildOfASubscriber*"),
     Mutant("name_locked_through_the_mapping", "11 fork", "ipc/create.cpp",

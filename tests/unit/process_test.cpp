@@ -303,6 +303,20 @@ TEST(ForkGuards, CloseWhatTheyOpenedInTheChildAndNothingElse) {
   EXPECT_LT(detail::ForkGuard::open("/dev/null/none", O_RDONLY), 0);
 }
 
+// Who daemonises closes every descriptor, and the numbers are used again.
+TEST(ForkGuards, LeaveAloneWhatHasTheNumberByNow) {
+  const int fd = detail::ForkGuard::open("/dev/null", O_RDONLY | O_CLOEXEC);
+  ::close(fd);
+  const int other = ::open("/dev/zero", O_RDONLY | O_CLOEXEC);
+  ASSERT_EQ(other, fd);
+  const auto is_open = [&] { return ::fcntl(other, F_GETFD) >= 0; };
+  Child child([&] { return is_open() ? 0 : 1; });
+  EXPECT_EQ(child.wait(), 0);
+  detail::ForkGuard::close(fd);
+  EXPECT_TRUE(is_open());
+  ::close(other);
+}
+
 TEST(ForkGuards, MayBeUsedWhileAnotherThreadForks) {
   const auto open_and_close = [] {
     detail::ForkGuard::close(detail::ForkGuard::open("/dev/null", O_RDONLY | O_CLOEXEC));

@@ -128,19 +128,21 @@ class ForkGuard {
   [[nodiscard]] static int open(const char* path, int flags) {
     ForkGuard& guard = instance();
     const std::lock_guard lock(guard.mutex_);
-    guard.fds_.reserve(guard.fds_.size() + 1);
+    guard.opened_.reserve(guard.opened_.size() + 1);
     const int fd = ::open(path, flags);
-    if (fd >= 0) guard.fds_.push_back(fd);
+    struct ::stat st {};
+    if (fd >= 0 && ::fstat(fd, &st) == 0) guard.opened_.push_back({fd, st.st_dev, st.st_ino});
     return fd;
   }
   /// Closes what open() returned.
   static void close(int fd) noexcept {
     ForkGuard& guard = instance();
     const std::lock_guard lock(guard.mutex_);
-    const auto known = std::find(guard.fds_.begin(), guard.fds_.end(), fd);
-    if (known == guard.fds_.end()) return;  // a forked child, whose number this is no longer
-    guard.fds_.erase(known);
-    ::close(fd);
+    const auto known = std::find_if(guard.opened_.begin(), guard.opened_.end(),
+                                    [fd](const Opened& o) { return o.fd == fd; });
+    if (known == guard.opened_.end()) return;  // a forked child, whose number this is no longer
+    known->close_if_ours();
+    guard.opened_.erase(known);
   }
 
   static ForkGuard& instance() {
@@ -150,17 +152,29 @@ class ForkGuard {
   }
 
  private:
+  /// A program may close descriptors it does not know (to daemonise), and the number may then be
+  /// that of a file of its own.
+  struct Opened {
+    int fd;
+    ::dev_t device;
+    ::ino_t inode;
+    void close_if_ours() const noexcept {
+      struct ::stat st {};
+      if (::fstat(fd, &st) == 0 && st.st_dev == device && st.st_ino == inode) ::close(fd);
+    }
+  };
+
   ForkGuard() {
     ::pthread_atfork([] { instance().mutex_.lock(); }, [] { instance().mutex_.unlock(); },
                      [] {
                        ForkGuard& guard = instance();
-                       for (const int fd : guard.fds_) ::close(fd);
-                       guard.fds_.clear();
+                       for (const Opened& opened : guard.opened_) opened.close_if_ours();
+                       guard.opened_.clear();
                        guard.mutex_.unlock();
                      });
   }
   std::mutex mutex_;
-  std::vector<int> fds_;
+  std::vector<Opened> opened_;
 };
 
 // Made before main(): a fork while another thread made it would leave the child waiting for that

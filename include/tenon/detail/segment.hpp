@@ -338,10 +338,10 @@ struct Found {
     return judge(std::move(*object), owner);
   } catch (const SystemError& e) {
     if (e.error() == EACCES || e.error() == EPERM) {
-      // While it is being created an object has mode 0200: its own user cannot read it yet.
+      // While it is being created an object has mode 0200: nobody but root can read it yet.
       struct ::stat st {};
       const bool creating = ::lstat(("/dev/shm/" + object_name).c_str(), &st) == 0 &&
-                            st.st_uid == ::geteuid() && (st.st_mode & 0777U) == 0200;
+                            st.st_uid == owner && (st.st_mode & 0777U) == 0200;
       if (creating) return {Attach::starting, "/dev/shm/" + object_name + " is being created"};
       return {Attach::not_yours, e.what()};
     }
