@@ -135,9 +135,9 @@ std::uint64_t available_memory() {
 Room available() {
   struct ::statvfs shm {};
   if (::statvfs("/dev/shm", &shm) != 0) throw SystemError{errno, "looking at /dev/shm"};
+  const std::uint64_t memory = available_memory();
   const bool is_limited = shm.f_blocks != 0;
-  return {is_limited ? static_cast<std::uint64_t>(shm.f_bavail) * shm.f_frsize : available_memory(),
-          available_memory()};
+  return {is_limited ? static_cast<std::uint64_t>(shm.f_bavail) * shm.f_frsize : memory, memory};
 }
 
 bool fits(const Room& need, const Room& have) {

@@ -16,6 +16,13 @@ class BadSegment : public ::testing::Test {
   std::string attach() const {
     return thrown([this] { (void)Subscriber::attach(name_, {.deadline = 20ms}); });
   }
+  /// What a publisher made, its header mapped for writing.
+  detail::SharedObject live_object() const {
+    auto object = detail::SharedObject::open(detail::publication_object(::geteuid(), name_),
+                                             detail::SharedObject::Access::read_write);
+    object->map(sizeof(format::Header));
+    return std::move(*object);
+  }
   std::string name_ = unique_name("bad");
   std::string path_ = "/dev/shm/" + detail::publication_object(::geteuid(), name_);
 };
@@ -79,12 +86,10 @@ TEST_F(BadSegment, PublisherReplacesGarbageAndSaysSo) {
 TEST_F(BadSegment, HugeLayoutInASparseObjectIsRefusedBeforeItIsAllocated) {
   const Model model;
   Publisher pub = Publisher::create(name_, model.layout);
-  auto object = detail::SharedObject::open(detail::publication_object(::geteuid(), name_),
-                                           detail::SharedObject::Access::read_write);
-  object->map(sizeof(format::Header));
-  auto& header = *reinterpret_cast<format::Header*>(object->data());
+  const detail::SharedObject object = live_object();
+  auto& header = *reinterpret_cast<format::Header*>(object.data());
   const std::uint64_t more = 1ULL << 40U;
-  ASSERT_EQ(::ftruncate(object->fd(), static_cast<off_t>(header.total_bytes + more)), 0);
+  ASSERT_EQ(::ftruncate(object.fd(), static_cast<off_t>(header.total_bytes + more)), 0);
   header.total_bytes += more;
   header.layout_bytes += more;
   EXPECT_NE(attach().find("object's allocated size"), std::string::npos) << attach();
@@ -94,11 +99,9 @@ TEST_F(BadSegment, HugeLayoutInASparseObjectIsRefusedBeforeItIsAllocated) {
 TEST_F(BadSegment, LayoutThatIsLargerThanItsSectionsIsRefused) {
   const Model model;
   Publisher pub = Publisher::create(name_, model.layout);
-  auto object = detail::SharedObject::open(detail::publication_object(::geteuid(), name_),
-                                           detail::SharedObject::Access::read_write);
-  object->map(sizeof(format::Header));
-  auto& header = *reinterpret_cast<format::Header*>(object->data());
-  ASSERT_EQ(::posix_fallocate(object->fd(), 0, static_cast<off_t>(header.total_bytes + 4096)), 0);
+  const detail::SharedObject object = live_object();
+  auto& header = *reinterpret_cast<format::Header*>(object.data());
+  ASSERT_EQ(::posix_fallocate(object.fd(), 0, static_cast<off_t>(header.total_bytes + 4096)), 0);
   header.total_bytes += 4096;
   header.layout_bytes += 4096;
   EXPECT_NE(attach().find("layout.bytes"), std::string::npos) << attach();
@@ -107,14 +110,13 @@ TEST_F(BadSegment, LayoutThatIsLargerThanItsSectionsIsRefused) {
 TEST_F(BadSegment, OtherMajorVersionIsRefused) {
   const Model model;
   Publisher pub = Publisher::create(name_, model.layout);
-  auto object = detail::SharedObject::open(detail::publication_object(::geteuid(), name_),
-                                           detail::SharedObject::Access::read_write);
-  object->map(sizeof(format::Header));
-  reinterpret_cast<format::Header*>(object->data())->major = 2;
+  const detail::SharedObject object = live_object();
+  auto& header = *reinterpret_cast<format::Header*>(object.data());
+  header.major = 2;
   EXPECT_NE(attach().find("WrongVersion: attaching"), std::string::npos) << attach();
   EXPECT_EQ(Subscriber::probe(name_), Attach::wrong_version);
-  reinterpret_cast<format::Header*>(object->data())->major = 1;
-  reinterpret_cast<format::Header*>(object->data())->minor = 7;
+  header.major = 1;
+  header.minor = 7;
   EXPECT_EQ(attach(), "nothing") << "a newer minor version only uses reserved bytes";
 }
 

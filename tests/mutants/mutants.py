@@ -3,7 +3,9 @@
 
     tests/mutants/mutants.py [NAME ...]     all mutants, or those named; about half an hour on two cores
 
-Removes all slots from /dev/shm as it goes: run it on a machine where nothing is published. Works on a copy under build/mutants. A mutant whose text is no longer found exactly once is an error: the list is
+Removes all slots from /dev/shm as it goes: run it on a machine where nothing is published.
+
+Works on a copy under build/mutants. A mutant whose text is no longer found exactly once is an error: the list is
 kept true to the code. Exit status 1 if a mutant survives.
 """
 import shutil
