@@ -61,6 +61,7 @@ Exit exit_of(Errc code) noexcept {
     case Errc::NotYours:
     case Errc::WrongVersion:
     case Errc::TooManySubscribers:
+    case Errc::NotShareable:
       return Exit::refused;
     case Errc::BadFormat:
     case Errc::OutOfSpace:
@@ -70,6 +71,9 @@ Exit exit_of(Errc code) noexcept {
     case Errc::IncompleteVersion:
     case Errc::ProtocolError:
     case Errc::ForkedChild:
+    case Errc::NoDevice:
+    case Errc::Capturing:
+    case Errc::Cuda:
     case Errc::NoMemoryKind:
     case Errc::System:
       return Exit::failed;

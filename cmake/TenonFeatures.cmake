@@ -9,10 +9,9 @@ if(TENON_NCCL STREQUAL "ON")
   message(FATAL_ERROR "TENON_NCCL=ON: this version of Tenon has no relay yet; use AUTO or OFF")
 endif()
 
-# TENON_WITH_CUDA: whether there is a toolkit to compile GPU code with. So far only tests need it: the library publishes
-# host memory.
+# TENON_WITH_CUDA: whether there is a toolkit to compile GPU code with.
 set(TENON_WITH_CUDA OFF)
-if(TENON_BUILD_TESTS AND NOT TENON_CUDA STREQUAL "OFF")
+if(NOT TENON_CUDA STREQUAL "OFF")
   include(CheckLanguage)
   check_language(CUDA)
   find_package(CUDAToolkit 13.0 QUIET)
@@ -23,7 +22,7 @@ if(TENON_BUILD_TESTS AND NOT TENON_CUDA STREQUAL "OFF")
     message(FATAL_ERROR "TENON_CUDA=ON: needs nvcc and the CUDA toolkit, 13.0 or later")
   endif()
 endif()
-message(STATUS "Tenon: CUDA kernels and their tests: ${TENON_WITH_CUDA}")
+message(STATUS "Tenon: GPU memory: ${TENON_WITH_CUDA}")
 
 set(TENON_CLIENT_HEADERS
   include/tenon/detail/attachment.hpp

@@ -105,10 +105,14 @@ void sign(format::Header& h) {
   h.magic.store(format::kMagic, std::memory_order_release);
 }
 
-void describe(format::Header& h, const SegmentRequest& request, const format::Sections& at) {
+void describe(format::Header& h, const SegmentRequest& request, const MemoryIdentity& memory,
+              const format::Sections& at) {
   read_boot_id(h.boot_id);
   h.total_bytes = at.end;
-  h.memory_kind = static_cast<std::uint32_t>(MemoryKind::host);
+  h.memory_kind = static_cast<std::uint32_t>(memory.kind);
+  std::copy(memory.device_uuid.begin(), memory.device_uuid.end(), h.device_uuid);
+  h.driver_version = memory.driver_version;
+  h.runtime_version = memory.runtime_version;
   h.mode = static_cast<std::uint32_t>(request.mode);
   h.bucket_count = request.layout.bucket_count();
   h.slot_count = request.slots;
@@ -166,7 +170,7 @@ std::unique_ptr<LogWriter> create_segment(const SegmentRequest& request, SlotMem
     object.map(at.end);
     auto& header = *reinterpret_cast<format::Header*>(object.data());
     sign(header);
-    describe(header, request, at);
+    describe(header, request, memory.identity(), at);
     detail::Facts facts = detail::read_facts(header, at.end, owner);
     memory.allocate(facts, slot_sizes(request), progress);
     detail::Segment segment(std::move(object), std::move(facts));

@@ -157,7 +157,52 @@ void LogWriter::burn(std::uint64_t next_start) noexcept {
   wake(header().wake);
 }
 
-void LogWriter::close() noexcept {
+void LogWriter::finish(std::uint64_t ticket) noexcept {
+  // release: whoever sees the ticket sees what was stored before it.
+  finished_.store(ticket, std::memory_order_release);
+  wake(header().wake);
+}
+
+bool LogWriter::wait_for_finished(std::uint64_t ticket, const Patience& patience) {
+  const auto finished = [&] { return finished_.load(std::memory_order_acquire) >= ticket; };
+  return finished() || detail::wait_until(header().wake, patience.deadline,
+                                          detail::effective_spin(detail::kDefaultSpin), finished,
+                                          [&] { attend(patience); });
+}
+
+// A subscriber of this very process shares the publisher's pointer, and with it the ownership.
+bool LogWriter::is_elsewhere(std::uint32_t place) const {
+  const format::Place& row = segment_.place(place);
+  const format::Process owner = detail::owner_of(row);
+  const format::Process me = detail::this_process();
+  return row.state.load(std::memory_order_acquire) !=
+             static_cast<std::uint32_t>(format::PlaceState::free) &&
+         (owner.pid != me.pid || owner.start_time != me.start_time ||
+          owner.pid_namespace != me.pid_namespace);
+}
+
+bool LogWriter::wait_for_detached(const detail::Deadline& deadline) {
+  const auto detached = [&] {
+    for (std::uint32_t i = 0; i < format::kPlaces; ++i)
+      if (is_elsewhere(i)) return false;
+    return true;
+  };
+  reclaim_dead();
+  return detail::wait_until(header().release, deadline, Duration::zero(), detached,
+                            [&] { reclaim_dead(); });
+}
+
+std::string LogWriter::attached() const {
+  std::string text;
+  for (const SubscriberInfo& s : detail::read_places(segment_)) {
+    if (!is_elsewhere(s.place)) continue;
+    text += (text.empty() ? "pid " : ", pid ") + std::to_string(s.pid) + " (" + s.label + ")";
+  }
+  return text;
+}
+
+void LogWriter::close(format::ClosedReason reason) noexcept {
+  header().closed_reason.store(static_cast<std::uint32_t>(reason), std::memory_order_relaxed);
   header().state.store(static_cast<std::uint32_t>(format::State::closed),
                        std::memory_order_release);
   // Full fence: either a claimer's row is seen from here on, or it sees `closed` (protocol section

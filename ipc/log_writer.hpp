@@ -68,19 +68,31 @@ class LogWriter {
   /// Streaming: the version before `next_start` will never be complete.
   void burn(std::uint64_t next_start) noexcept;
   /// Subscribers get Closed from here on; the name goes.
-  void close() noexcept;
+  void close(format::ClosedReason reason) noexcept;
+  /// After close(): waits until every place of another process is detached or its owner dead; false
+  /// at the deadline.
+  [[nodiscard]] bool wait_for_detached(const detail::Deadline& deadline);
+  /// Who is still attached, as text.
+  [[nodiscard]] std::string attached() const;
+
+  /// What was enqueued up to `ticket` has run. Called by host functions, in order.
+  void finish(std::uint64_t ticket) noexcept;
+  /// Waits until that is true of `ticket`; false at the deadline.
+  [[nodiscard]] bool wait_for_finished(std::uint64_t ticket, const Patience& patience);
 
  private:
   [[nodiscard]] format::Header& header() const noexcept { return segment_.header(); }
   [[nodiscard]] bool nobody_behind(std::uint64_t line, std::uint64_t limit) const;
   void reclaim_dead() noexcept;
   void attend(const Patience& patience);
+  [[nodiscard]] bool is_elsewhere(std::uint32_t place) const;
 
   detail::Segment segment_;
   detail::Claim claim_;
   std::atomic<std::uint64_t> oldest_{
       1};  ///< as create_segment stored it; atomic for version() from any thread
   std::atomic<std::uint64_t> current_{0};
+  std::atomic<std::uint64_t> finished_{0};
 };
 
 }  // namespace tenon::ipc

@@ -1,9 +1,10 @@
 #include "copy_items.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "cast.hpp"
-#include "copy_pool.hpp"
+#include "copy_bytes.hpp"
 
 namespace tenon {
 namespace {
@@ -34,15 +35,32 @@ void copy_row(std::byte* to, const std::byte* from, std::uint64_t bytes, Cast ca
   }
 }
 
+// Bytes of one element of the destination.
+std::uint64_t element_bytes(Cast cast) noexcept {
+  if (cast == Cast::none) return 1;
+  return cast == Cast::bf16_to_f32 ? 4 : 2;
+}
+
 }  // namespace
 
-void copy_items(std::span<const CopyItem> items) noexcept {
+void copy_part(const CopyItem& item, std::uint64_t begin, std::uint64_t end) noexcept {
+  const std::uint64_t element = element_bytes(item.cast);
+  begin -= begin % element;
+  end -= end % element;
+  while (begin < end) {
+    const std::uint64_t row = begin / item.row_bytes;
+    const std::uint64_t column = begin % item.row_bytes;
+    const std::uint64_t bytes = std::min(item.row_bytes - column, end - begin);
+    copy_row(item.to + row * item.to_pitch + column,
+             item.from + row * item.from_pitch + source_bytes(item.cast, column), bytes, item.cast);
+    begin += bytes;
+  }
+}
+
+void copy_items(std::span<const CopyItem> items, CopyBase base) noexcept {
   std::uint64_t done = 0;
   for (const CopyItem& item : items) {
-    const std::uint64_t rows = (item.end - done) / item.row_bytes;
-    for (std::uint64_t row = 0; row < rows; ++row)
-      copy_row(item.to + row * item.to_pitch, item.from + row * item.from_pitch, item.row_bytes,
-               item.cast);
+    copy_part(base.resolve(item), 0, item.end - done);
     done = item.end;
   }
 }

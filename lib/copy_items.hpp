@@ -8,6 +8,10 @@ namespace tenon {
 
 /// Copies every item, in order, with the calling thread. Destinations must not overlap sources.
 /// Reads CopyItem::end for how many rows an item has.
-void copy_items(std::span<const CopyItem> items) noexcept;
+void copy_items(std::span<const CopyItem> items, CopyBase base = {}) noexcept;
+
+/// Destination bytes [begin, end) of an item, counted without the gaps between rows; both rounded
+/// down to whole elements, so that parts which meet anywhere make a whole.
+void copy_part(const CopyItem& item, std::uint64_t begin, std::uint64_t end) noexcept;
 
 }  // namespace tenon

@@ -390,13 +390,13 @@ TENON_DEVICE void copy_part(const CopyItem& item, std::uint64_t bytes, std::uint
 
 /// The kernel: what one thread, of kThreads, of a block does.
 template <class Access>
-TENON_DEVICE void copy(const CopyItem* table, std::uint32_t count, std::uint64_t bytes, Place block,
-                       std::uint32_t thread) noexcept {
+TENON_DEVICE void copy(const CopyItem* table, std::uint32_t count, std::uint64_t bytes,
+                       CopyBase base, Place block, std::uint32_t thread) noexcept {
   const Span share = share_of(total_cost(bytes, count), block);
   std::uint32_t i = item_at(table, count, share.begin);
   std::uint64_t begin = i == 0 ? 0 : table[i - 1].end;
   for (; i < count && begin + i * kItemCost < share.end; ++i) {
-    const CopyItem item = table[i];
+    const CopyItem item = base.resolve(table[i]);
     const std::uint64_t size = item.end - begin;
     const std::uint64_t before = begin + (i + std::uint64_t{1}) * kItemCost;
     const Span part = part_of(share, before, size, sizes_of(item.cast).to);

@@ -16,12 +16,14 @@ namespace tenon::device {
 /// Copies all items: one launch of a persistent kernel, each block a contiguous share of the bytes.
 /// `table` is in device memory, `ends` (CopyItem::end) ascending; `bytes` is the last one.
 [[nodiscard]] cudaError_t launch_copy(const CopyItem* table, std::uint32_t count,
-                                      std::uint64_t bytes, cudaStream_t stream) noexcept;
+                                      std::uint64_t bytes, CopyBase base,
+                                      cudaStream_t stream) noexcept;
 
 /// The same by cub::DeviceMemcpy::Batched, for items of one row with no cast. With `scratch` null
 /// only stores in `scratch_bytes` how much device memory it needs there.
-[[nodiscard]] cudaError_t launch_copy_cub(const CopyItem* table, std::uint32_t count, void* scratch,
-                                          std::size_t& scratch_bytes, cudaStream_t stream) noexcept;
+[[nodiscard]] cudaError_t launch_copy_cub(const CopyItem* table, std::uint32_t count, CopyBase base,
+                                          void* scratch, std::size_t& scratch_bytes,
+                                          cudaStream_t stream) noexcept;
 
 /// A run of bytes to sum.
 struct ChecksumItem {

@@ -62,8 +62,8 @@ struct Streaming {
 };
 
 __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
-    copy_kernel(const CopyItem* table, std::uint32_t count, std::uint64_t bytes) {
-  walk::copy<Streaming>(table, count, bytes, {blockIdx.x, gridDim.x}, threadIdx.x);
+    copy_kernel(const CopyItem* table, std::uint32_t count, std::uint64_t bytes, CopyBase base) {
+  walk::copy<Streaming>(table, count, bytes, base, {blockIdx.x, gridDim.x}, threadIdx.x);
 }
 
 // Blocks of one item have its index as x; y says which of them.
@@ -108,11 +108,15 @@ cudaError_t launch(dim3 blocks, cudaStream_t stream, void (*kernel)(Parameters..
 
 struct FromOf {
   const CopyItem* table;
-  __host__ __device__ const void* operator()(std::uint32_t i) const { return table[i].from; }
+  CopyBase base;
+  __host__ __device__ const void* operator()(std::uint32_t i) const {
+    return base.resolve(table[i]).from;
+  }
 };
 struct ToOf {
   const CopyItem* table;
-  __host__ __device__ void* operator()(std::uint32_t i) const { return table[i].to; }
+  CopyBase base;
+  __host__ __device__ void* operator()(std::uint32_t i) const { return base.resolve(table[i]).to; }
 };
 struct BytesOf {
   const CopyItem* table;
@@ -128,19 +132,19 @@ auto each(Field field) {
 }  // namespace
 
 cudaError_t launch_copy(const CopyItem* table, std::uint32_t count, std::uint64_t bytes,
-                        cudaStream_t stream) noexcept {
+                        CopyBase base, cudaStream_t stream) noexcept {
   if (count == 0 || bytes == 0) return cudaSuccess;
   int sms = 0;
   if (const cudaError_t error = multiprocessors(sms); error != cudaSuccess) return forgotten(error);
   const auto most = static_cast<std::uint32_t>(sms * kBlocksPerSm);
   return forgotten(
-      launch(dim3(walk::blocks_for(bytes, count, most)), stream, copy_kernel, table, count, bytes));
+      launch(dim3(walk::blocks_for(bytes, count, most)), stream, copy_kernel, table, count, bytes, base));
 }
 
-cudaError_t launch_copy_cub(const CopyItem* table, std::uint32_t count, void* scratch,
-                            std::size_t& scratch_bytes, cudaStream_t stream) noexcept {
-  return forgotten(cub::DeviceMemcpy::Batched(scratch, scratch_bytes, each(FromOf{table}),
-                                              each(ToOf{table}), each(BytesOf{table}),
+cudaError_t launch_copy_cub(const CopyItem* table, std::uint32_t count, CopyBase base,
+                            void* scratch, std::size_t& scratch_bytes, cudaStream_t stream) noexcept {
+  return forgotten(cub::DeviceMemcpy::Batched(scratch, scratch_bytes, each(FromOf{table, base}),
+                                              each(ToOf{table, base}), each(BytesOf{table}),
                                               std::int64_t{count}, stream));
 }
 

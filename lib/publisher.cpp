@@ -21,10 +21,18 @@ Publisher::~Publisher() {
 }
 
 std::uint64_t Publisher::publish(std::span<const Source> sources, const PublishOptions& options) {
-  return impl_->publish(sources, options);
+  return impl_->publish(sources, {}, options);
+}
+std::uint64_t Publisher::publish(std::span<const Source> sources, Stream stream,
+                                 const PublishOptions& options) {
+  return impl_->publish(sources, stream, options);
 }
 Publisher::Update Publisher::begin(const PublishOptions& options) {
-  impl_->begin(options, false);
+  impl_->begin({}, options, false);
+  return Update(impl_);
+}
+Publisher::Update Publisher::begin(Stream stream, const PublishOptions& options) {
+  impl_->begin(stream, options, false);
   return Update(impl_);
 }
 std::byte* Publisher::storage(std::string_view name) { return impl_->storage(name); }
@@ -32,14 +40,7 @@ std::uint64_t Publisher::version() const noexcept {
   return format::version_of(impl_->log().current(), impl_->layout().bucket_count());
 }
 std::uint64_t Publisher::wait_current(Duration timeout) {
-  impl_->check_owner();
-  const std::uint64_t wanted = impl_->committed_version();
-  const bool in_time = detail::wait_until(
-      impl_->log().segment().header().wake, detail::Deadline(timeout), Duration::zero(),
-      [&] { return version() >= wanted; }, [] {});
-  if (in_time) return wanted;
-  throw Error(Errc::DeadlinePassed, "version " + std::to_string(wanted) + " of '" + name() +
-                                        "' did not become current in time");
+  return impl_->wait_current(detail::Deadline(timeout));
 }
 std::vector<SubscriberInfo> Publisher::subscribers() const {
   impl_->check_owner();

@@ -9,8 +9,30 @@
 namespace tenon {
 namespace {
 
+constexpr Duration kClose = std::chrono::seconds(2);
+
 unsigned thread_count(unsigned wanted) {
   return wanted > 0 ? wanted : std::clamp(std::thread::hardware_concurrency(), 1U, 8U);
+}
+
+// The two places where the library depends on what it was built with.
+std::unique_ptr<ipc::SlotMemory> make_slots(const PublisherOptions& options) {
+  if (options.memory.kind == MemoryKind::host)
+    return ipc::make_host_slots({thread_count(options.threads), options.group ? 0640 : 0600});
+#if TENON_WITH_CUDA
+  return ipc::make_cuda_slots(options.memory.device);
+#else
+  throw Error(Errc::NoMemoryKind,
+              "this build of Tenon has no GPU memory: it was made without the CUDA toolkit");
+#endif
+}
+
+std::unique_ptr<Gather> make_gather(const Layout& layout, const PublisherOptions& options) {
+#if TENON_WITH_CUDA
+  if (options.memory.kind == MemoryKind::cuda)
+    return make_cuda_gather(layout, options.memory.device, options.gather);
+#endif
+  return make_host_gather(layout, thread_count(options.threads));
 }
 
 Mode effective_mode(const Layout& layout, const PublisherOptions& options,
@@ -40,17 +62,16 @@ Publisher::Impl::Impl(std::string_view name, const Layout& layout, const Publish
       layout_(layout),
       mode_(effective_mode(layout, options, notes_)),
       pid_(::getpid()),
-      pool_(thread_count(options.threads)),
-      slots_(ipc::make_host_slots({thread_count(options.threads), options.group ? 0640 : 0600})),
+      slots_(make_slots(options)),
+      gather_(make_gather(layout_, options)),
       buckets_(layout.bucket_count()) {
-  if (options.memory.kind != MemoryKind::host) {
-    throw Error(Errc::NoMemoryKind, "this build of Tenon publishes host memory only");
-  }
   const ipc::SegmentRequest request{name_,           layout_,
                                     mode_,           slot_count(layout_, mode_, options.slots),
                                     options.label,   options.group ? 0660 : 0600,
                                     options.deadline};
   log_ = ipc::create_segment(request, *slots_, options.progress, notes_);
+  for (std::uint64_t s = 0; s < log_->segment().facts().slots; ++s)
+    slot_bytes_ += slots_->describe(s).bytes;
 }
 
 void Publisher::Impl::check_owner() const {
@@ -69,13 +90,6 @@ Publisher::Impl::Attempt& Publisher::Impl::attempt() {
   return *attempt_;
 }
 
-std::uint64_t Publisher::Impl::slot_bytes() const {
-  std::uint64_t total = 0;
-  for (std::uint64_t s = 0; s < log_->segment().facts().slots; ++s)
-    total += slots_->describe(s).bytes;
-  return total;
-}
-
 // `sources` are those of parameters first, first + 1, … in layout order.
 void Publisher::Impl::check_sources(std::span<const Source> sources, std::size_t first) const {
   for (std::size_t k = 0; k < sources.size(); ++k) {
@@ -86,13 +100,16 @@ void Publisher::Impl::check_sources(std::span<const Source> sources, std::size_t
                                              std::string(place.name) + "': " + why);
     };
     if (layout_.tied_to(first + k)) continue;
-    if (source.dtype && *source.dtype != place.dtype) {
+    const auto cast = cast_between(source.dtype.value_or(place.dtype), place.dtype);
+    if (!cast) {
       refuse("its dtype is " + std::string(info(*source.dtype).name) + ", the layout has " +
-             std::string(info(place.dtype).name) + " (host memory is not cast on the way)");
+             std::string(info(place.dtype).name) +
+             ", and Tenon casts only f32 to bf16 or f16 and bf16 to f32");
     }
-    if (source.bytes && *source.bytes != place.bytes) {
+    const std::uint64_t needed = source_bytes(*cast, place.bytes);
+    if (source.bytes && *source.bytes != needed) {
       refuse("it has " + std::to_string(*source.bytes) + " bytes, the layout has " +
-             std::to_string(place.bytes));
+             std::to_string(needed));
     }
     if (source.data == nullptr && place.bytes > 0 &&
         (!source.unchanged || mode_ == Mode::streaming))
@@ -123,6 +140,7 @@ void Publisher::Impl::check_pointers(std::size_t bucket, std::span<const Source>
 }
 
 std::uint64_t Publisher::Impl::publish(std::span<const Source> sources,
+                                       std::optional<Stream> stream,
                                        const PublishOptions& options) {
   check_owner();
   if (sources.size() != layout_.size()) {
@@ -140,8 +158,9 @@ std::uint64_t Publisher::Impl::publish(std::span<const Source> sources,
     if (is_unchanged(b, of_bucket(b))) continue;
     all_unchanged = false;
     check_pointers(b, of_bucket(b));  // before anything is retired
+    gather_->check(b, of_bucket(b));
   }
-  begin(options, all_unchanged);
+  begin(stream, options, all_unchanged);
   try {
     for (std::size_t b = 0; b < buckets_.size(); ++b) put(b, of_bucket(b));
     return commit();
@@ -154,14 +173,24 @@ std::uint64_t Publisher::Impl::publish(std::span<const Source> sources,
 // Protocol sections 3 and 4. The line is the start of the version to be written when its bytes go
 // where the current version's are (or there is no current one): everybody out. Otherwise it is
 // `current`: the slots to be written are free as soon as nobody is behind that.
-void Publisher::Impl::begin(const PublishOptions& options, bool all_unchanged) {
+void Publisher::Impl::begin(std::optional<Stream> stream, const PublishOptions& options,
+                            bool all_unchanged) {
   check_owner();
   if (attempt_)
     throw Error(Errc::InvalidArgument, "version " + std::to_string(attempt_->version) + " of '" +
                                            name_ + "' is still being written");
   Attempt a{.version = next_version_,
+            .stream = gather_->begin(stream),
             .deadline = detail::Deadline(options.deadline),
             .check = options.check};
+  // Complete means finished: until the last completion has been stored, `current` is not known, and
+  // a slot may still be written by another stream than this version's.
+  if (!await_enqueued({a.deadline, a.check})) {
+    throw Error(Errc::DeadlinePassed, "publishing version " + std::to_string(a.version) + " of '" +
+                                          name_ +
+                                          "': the stream of the version before has not come to "
+                                          "its copies yet");
+  }
   a.saved_oldest = log_->oldest();
   a.saved_current = log_->current();
   a.progress.assign(buckets_.size(), Progress::missing);
@@ -234,6 +263,7 @@ std::byte* Publisher::Impl::open(std::size_t bucket) {
     a.slot[bucket] = home_is_taken ? other : home;
   }
   a.written = true;
+  a.enqueued = true;
   a.progress[bucket] = Progress::open;
   // In place there is no other copy: from here until the commit the bucket holds nothing whole.
   if (mode_ == Mode::in_place) buckets_[bucket].written_in = 0;
@@ -256,7 +286,7 @@ void Publisher::Impl::seal_as(std::size_t bucket, bool unchanged) {
   const std::uint64_t n = start() + bucket;
   log_->write_record(n, {a.version, static_cast<std::uint32_t>(bucket), a.slot[bucket],
                          buckets_[bucket].written_in});
-  log_->complete_record(n);
+  store_behind(&ipc::LogWriter::complete_record, n);
 }
 
 void Publisher::Impl::put(std::size_t bucket, std::span<const Source> sources) {
@@ -275,22 +305,10 @@ void Publisher::Impl::put(std::size_t bucket, std::span<const Source> sources) {
     return;
   }
   check_pointers(bucket, sources);
-  copy_sources(bucket, sources, open(bucket));
+  gather_->check(bucket, sources);
+  std::byte* slot = open(bucket);
+  if (!gather_->run(bucket, sources, slot, attempt_->stream)) attempt_->reads_host = true;
   seal_as(bucket, unchanged);
-}
-
-void Publisher::Impl::copy_sources(std::size_t bucket, std::span<const Source> sources,
-                                   std::byte* to) {
-  const auto [first, last] = layout_.bucket_parameters(bucket);
-  pieces_.clear();
-  for (std::size_t i = first; i < last; ++i) {
-    const Placement place = layout_[i];
-    const auto* from = static_cast<const std::byte*>(sources[i - first].data);
-    // A tied parameter's bytes came with the original; one born in its slot is there already.
-    if (layout_.tied_to(i) || place.bytes == 0 || from == to + place.offset) continue;
-    pieces_.push_back({to + place.offset, from, place.bytes});
-  }
-  pool_.run(pieces_);
 }
 
 void Publisher::Impl::keep(std::size_t bucket) {
@@ -321,11 +339,62 @@ std::uint64_t Publisher::Impl::commit() {
             (a.progress[b] == Progress::open ? " is open" : " was neither written nor kept"));
   }
   for (std::size_t b = 0; b < buckets_.size(); ++b) finish_bucket(b);
-  log_->complete_version(start());
+  store_behind(&ipc::LogWriter::complete_version, start());
   next_version_ = a.version + 1;
   const std::uint64_t version = a.version;
+  // The caller may change its host memory as soon as this returns.
+  const bool in_time = !a.reads_host || await_enqueued({a.deadline, a.check});
   attempt_.reset();
-  return version;
+  if (in_time) return version;
+  throw Error(Errc::DeadlinePassed, "version " + std::to_string(version) + " of '" + name_ +
+                                        "' is committed, but its sources in host memory have not "
+                                        "been read in time");
+}
+
+// The payload shares the log, so that nothing is pulled from under a host function, however this
+// object ends. When its work never runs it is never freed: a few bytes, once, in a broken process.
+void Publisher::Impl::store_behind(Store store, std::uint64_t record) {
+  struct Completion {
+    std::shared_ptr<ipc::LogWriter> log;
+    Store store;
+    std::uint64_t record, ticket;
+  };
+  auto completion = std::make_unique<Completion>(Completion{log_, store, record, enqueued_ + 1});
+  gather_->after(
+      attempt_->stream,
+      [](void* argument) {
+        const std::unique_ptr<Completion> c(static_cast<Completion*>(argument));
+        if (c->store != nullptr) ((*c->log).*(c->store))(c->record);
+        c->log->finish(c->ticket);
+      },
+      completion.get());
+  (void)completion.release();
+  ++enqueued_;
+  attempt_->enqueued = false;
+}
+
+// False at the deadline. Throws Error(Cuda) when what is waited for will never happen.
+bool Publisher::Impl::await_enqueued(const ipc::Patience& patience) {
+  const std::function<void()> check = [&] {
+    check_device();
+    if (patience.check) patience.check();
+  };
+  return log_->wait_for_finished(enqueued_, {patience.deadline, check});
+}
+
+void Publisher::Impl::check_device() {
+  const char* error = gather_->broken();
+  if (error == nullptr) return;
+  close(format::ClosedReason::device_error);
+  throw Error(Errc::Cuda, "the CUDA context of this process is broken (" + std::string(error) +
+                              "): publication '" + name_ + "' is closed; start the process again");
+}
+
+std::uint64_t Publisher::Impl::wait_current(const detail::Deadline& deadline) {
+  check_owner();
+  if (await_enqueued({deadline, {}})) return next_version_ - 1;
+  throw Error(Errc::DeadlinePassed, "version " + std::to_string(next_version_ - 1) + " of '" +
+                                        name_ + "' did not become current in time");
 }
 
 void Publisher::Impl::finish_bucket(std::size_t bucket) {
@@ -342,6 +411,7 @@ void Publisher::Impl::finish_bucket(std::size_t bucket) {
 void Publisher::Impl::abort() noexcept {
   if (!attempt_ || !is_owner()) return;
   const Attempt& a = *attempt_;
+  const bool settled = settle();
   for (std::size_t b = 0; b < buckets_.size(); ++b) {
     if (a.progress[b] == Progress::open || (a.progress[b] == Progress::sealed && !a.unchanged[b]))
       buckets_[b].unconfirmed = true;
@@ -356,6 +426,20 @@ void Publisher::Impl::abort() noexcept {
     log_->unretire(a.saved_oldest, a.saved_current);
   }
   attempt_.reset();
+  if (!settled) close(format::ClosedReason::device_error);
+}
+
+// Behind what an aborted version has enqueued there must be something to wait for, before its slots
+// are written again. False when the device takes nothing any more.
+bool Publisher::Impl::settle() noexcept {
+  if (!attempt_->enqueued) return true;
+  try {
+    store_behind(nullptr, 0);
+    return true;
+  } catch (const std::exception& e) {
+    detail::report("aborting a version of '" + name_ + "': " + e.what());
+    return false;
+  }
 }
 
 std::byte* Publisher::Impl::storage(std::string_view parameter) {
@@ -369,12 +453,36 @@ std::byte* Publisher::Impl::storage(std::string_view parameter) {
   return slots_->data(place.bucket) + place.offset;
 }
 
-void Publisher::Impl::close() noexcept {
+void Publisher::Impl::close(format::ClosedReason reason) noexcept {
   if (closed_ || !log_) return;
   abort();
+  if (closed_) return;  // the abort found the device broken
   closed_ = true;
-  slots_->withdraw();  // host memory: the names go now, the pages with the last mapping
-  log_->close();       // the header's name last: until then a cleaner can find the slots
+  const detail::Deadline deadline(kClose);
+  slots_->withdraw();   // host memory: the names go now, the pages with the last mapping
+  log_->close(reason);  // the header's name last: until then a cleaner can find the slots
+  if (!slots_->outlived_by_readers()) free_slots(deadline);
+}
+
+// Device memory goes when nobody can be using it: not our own copies, not a subscriber.
+void Publisher::Impl::free_slots(const detail::Deadline& deadline) noexcept {
+  const std::function<void()> no_check;
+  std::string who;
+  try {
+    const bool broken = gather_->broken() != nullptr;
+    if (!broken && !log_->wait_for_finished(enqueued_, {deadline, no_check}))
+      who = "its own copies, behind work that is still running";
+    else if (!log_->wait_for_detached(deadline))
+      who = log_->attached();
+  } catch (const std::exception& e) {
+    who = e.what();
+  }
+  if (!who.empty()) {
+    detail::report("closing '" + name_ + "': " + std::to_string(slot_bytes_ >> 20U) +
+                   " MiB of GPU memory stay allocated until this process ends, because of " + who);
+    slots_->keep_for_ever();
+  }
+  slots_.reset();
 }
 
 }  // namespace tenon

@@ -11,7 +11,7 @@
 #include <tenon/publisher.hpp>
 #include <vector>
 
-#include "copy_pool.hpp"
+#include "gather.hpp"
 #include "log_writer.hpp"
 #include "slot_memory.hpp"
 
@@ -25,8 +25,9 @@ class Publisher::Impl {
   ~Impl() { close(); }
 
   // What Publisher and Publisher::Update offer; see publisher.hpp.
-  std::uint64_t publish(std::span<const Source> sources, const PublishOptions& options);
-  void begin(const PublishOptions& options, bool all_unchanged);
+  std::uint64_t publish(std::span<const Source> sources, std::optional<Stream> stream,
+                        const PublishOptions& options);
+  void begin(std::optional<Stream> stream, const PublishOptions& options, bool all_unchanged);
   std::byte* open(std::size_t bucket);
   void seal(std::size_t bucket);
   void put(std::size_t bucket, std::span<const Source> sources);
@@ -34,7 +35,8 @@ class Publisher::Impl {
   std::uint64_t commit();
   void abort() noexcept;
   std::byte* storage(std::string_view parameter);
-  void close() noexcept;
+  std::uint64_t wait_current(const detail::Deadline& deadline);
+  void close(format::ClosedReason reason = format::ClosedReason::by_publisher) noexcept;
 
   void check_owner() const;
   [[nodiscard]] bool is_owner() const noexcept { return ::getpid() == pid_; }
@@ -43,11 +45,10 @@ class Publisher::Impl {
   [[nodiscard]] Mode mode() const noexcept { return mode_; }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
   [[nodiscard]] const std::vector<std::string>& notes() const noexcept { return notes_; }
-  [[nodiscard]] std::uint64_t slot_bytes() const;
+  [[nodiscard]] std::uint64_t slot_bytes() const noexcept { return slot_bytes_; }
   [[nodiscard]] std::uint64_t attempted_version() const noexcept {
     return attempt_ ? attempt_->version : 0;
   }
-  [[nodiscard]] std::uint64_t committed_version() const noexcept { return next_version_ - 1; }
 
  private:
   /// What is known of a bucket between versions.
@@ -61,11 +62,14 @@ class Publisher::Impl {
   enum class Progress : std::uint8_t { missing, open, sealed, kept };
   struct Attempt {
     std::uint64_t version = 0;
+    Stream stream;
     detail::Deadline deadline;
     std::function<void()> check;     ///< the caller's, while waiting
     std::uint64_t saved_oldest = 0;  ///< to un-retire, as long as nothing was written
     std::uint64_t saved_current = 0;
-    bool written = false;  ///< a byte or a record of this version is out
+    bool written = false;     ///< a byte or a record of this version is out
+    bool enqueued = false;    ///< work behind which nothing tells yet that it has run
+    bool reads_host = false;  ///< work that reads sources in host memory
     std::vector<Progress> progress{};
     std::vector<std::uint32_t> slot{};
     std::vector<bool>
@@ -82,21 +86,29 @@ class Publisher::Impl {
   void await_readers(std::uint64_t line);
   void open_streaming(std::size_t bucket);
   void seal_as(std::size_t bucket, bool unchanged);
-  void copy_sources(std::size_t bucket, std::span<const Source> sources, std::byte* to);
   void finish_bucket(std::size_t bucket);
+
+  // Completion: what is stored when the work enqueued so far has run.
+  using Store = void (ipc::LogWriter::*)(std::uint64_t) noexcept;
+  void store_behind(Store store, std::uint64_t record);
+  [[nodiscard]] bool await_enqueued(const ipc::Patience& patience);
+  void check_device();
+  [[nodiscard]] bool settle() noexcept;
+  void free_slots(const detail::Deadline& deadline) noexcept;
 
   std::string name_;
   Layout layout_;
   std::vector<std::string> notes_;  ///< before mode_, whose choice it explains
   Mode mode_;
   pid_t pid_;
-  CopyPool pool_;
   std::unique_ptr<ipc::SlotMemory> slots_;
-  std::unique_ptr<ipc::LogWriter> log_;
+  std::unique_ptr<Gather> gather_;
+  std::shared_ptr<ipc::LogWriter> log_;  ///< shared with host functions that have not run
   std::vector<Bucket> buckets_;
   std::uint64_t next_version_ = 1;
   std::optional<Attempt> attempt_;
-  std::vector<CopyPiece> pieces_;  ///< kept to reuse its memory
+  std::uint64_t slot_bytes_ = 0;
+  std::uint64_t enqueued_ = 0;  ///< completions enqueued, in all
   bool closed_ = false;
 };
 

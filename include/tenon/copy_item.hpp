@@ -12,6 +12,12 @@
 #include <tenon/types.hpp>
 #include <type_traits>
 
+#if defined(__CUDACC__)
+#define TENON_HOST_DEVICE __host__ __device__
+#else
+#define TENON_HOST_DEVICE
+#endif
+
 namespace tenon {
 
 /// Conversions between dtypes, rounding to nearest, ties to even; infinities stay, a NaN stays a
@@ -46,8 +52,8 @@ enum class Cast : std::uint32_t { none = 0, f32_to_bf16 = 1, f32_to_f16 = 2, bf1
 /// Alignment: none is needed, except that a cast's pointers and pitches are multiples of their
 ///           element sizes.
 struct CopyItem {
-  const std::byte* from;
-  std::byte* to;
+  const std::byte* from;     ///< or an offset from CopyBase::from
+  std::byte* to;             ///< or an offset from CopyBase::to
   std::uint64_t row_bytes;   ///< of one row in the destination; at least 1
   std::uint64_t from_pitch;  ///< from one row of the source to the next
   std::uint64_t to_pitch;
@@ -58,4 +64,32 @@ struct CopyItem {
 };
 static_assert(sizeof(CopyItem) == 64 && std::is_trivially_copyable_v<CopyItem>);
 
+/// What is added to both pointers of every item of a list: a bucket's table of offsets serves
+/// whichever slot the bucket is in.
+struct CopyBase {
+  const std::byte* from = nullptr;
+  std::byte* to = nullptr;
+
+  /// An offset, as an item keeps it.
+  template <class Byte>
+  [[nodiscard]] static Byte* offset(std::uint64_t bytes) noexcept {
+    return reinterpret_cast<Byte*>(static_cast<std::uintptr_t>(bytes));
+  }
+  /// The item with real pointers.
+  [[nodiscard]] TENON_HOST_DEVICE CopyItem resolve(CopyItem item) const noexcept {
+    item.from = add(from, item.from);
+    item.to = add(to, item.to);
+    return item;
+  }
+
+ private:
+  template <class Byte>
+  [[nodiscard]] TENON_HOST_DEVICE static Byte* add(Byte* base, Byte* offset) noexcept {
+    return reinterpret_cast<Byte*>(reinterpret_cast<std::uintptr_t>(base) +
+                                   reinterpret_cast<std::uintptr_t>(offset));
+  }
+};
+
 }  // namespace tenon
+
+#undef TENON_HOST_DEVICE

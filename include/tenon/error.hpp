@@ -36,6 +36,10 @@ enum class Errc {
   IncompleteVersion,  ///< commit() before every bucket was written or kept.
   ProtocolError,      ///< A peer wrote something into shared memory that the protocol forbids.
   ForkedChild,        ///< The object was made by another process; open one's own after fork.
+  NoDevice,  ///< No usable GPU here, or not the publication's; the message says what is missing.
+  NotShareable,  ///< This GPU or memory cannot be shared between processes; the message says why.
+  Capturing,     ///< The stream is being captured into a graph, which would replay the call.
+  Cuda,          ///< A CUDA call failed (CudaError); its name and text are in the message.
   NoMemoryKind,  ///< This process cannot map that kind of memory; the message says what to include.
   System,        ///< A system call failed (SystemError); errno and its text are in the message.
 };
@@ -85,6 +89,14 @@ enum class Errc {
       return "ProtocolError";
     case Errc::ForkedChild:
       return "ForkedChild";
+    case Errc::NoDevice:
+      return "NoDevice";
+    case Errc::NotShareable:
+      return "NotShareable";
+    case Errc::Capturing:
+      return "Capturing";
+    case Errc::Cuda:
+      return "Cuda";
     case Errc::NoMemoryKind:
       return "NoMemoryKind";
     case Errc::System:

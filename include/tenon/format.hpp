@@ -69,6 +69,7 @@ struct OwnerWords {
 };
 
 enum class State : std::uint32_t { initialising = 0, ready = 1, closed = 2 };
+enum class ClosedReason : std::uint32_t { by_publisher = 0, device_error = 1 };
 enum class PlaceState : std::uint32_t { free = 0, attached = 1, failed = 2 };
 
 /// A futex word and how many wait on it. Waiters that died leave the count too high: one spare
@@ -104,7 +105,7 @@ struct Header {
 
   // Words that change. Each group has a cache line of its own.
   alignas(64) Word32 state;
-  Word32 closed_reason;          ///< 0: closed by its publisher; 1: a device error
+  Word32 closed_reason;          ///< ClosedReason
   alignas(64) Word64 current;    ///< start of the newest complete version; 0 none
   Word64 completed;              ///< streaming: every gather up to this record has finished
   Word64 oldest;                 ///< the retire line: nothing below may be newly pinned

@@ -3,12 +3,15 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <iterator>
 #include <memory>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <tenon/detail/attachment.hpp>
 #include <utility>
+#include <vector>
 
 namespace tenon {
 
@@ -125,10 +128,33 @@ class Lease {
     if (attachment_->is_owner()) attachment_->end(parity_);
     attachment_.reset();
   }
+  /// Ends the hold behind everything enqueued so far on every one of `streams`; returns at once.
+  /// Needs <tenon/cuda.hpp> in one source of the program, whatever the memory kind.
+  ///
+  /// Errors: Error(Capturing) when a stream is being captured; Error(Cuda). The lease is then still
+  ///         held, unless the CUDA context is broken: then nothing is, and every later call of the
+  ///         subscription says so.
+  void release(std::initializer_list<Stream> streams) {
+    release_behind(streams.begin(), streams.size());
+  }
+  void release(Stream stream) { release_behind(&stream, 1); }
+  void release(const std::vector<Stream>& streams) {
+    release_behind(streams.data(), streams.size());
+  }
+
+  /// Computes the checksums of all parameters anew and compares them with those that the publisher
+  /// took; the names of those that differ. Needs tenon::tenon. Throws InvalidArgument when the
+  /// publication has none (PublisherOptions::checksums).
+  [[nodiscard]] std::vector<std::string> verify() const;
   /// False after release() and after having been moved from.
   [[nodiscard]] explicit operator bool() const noexcept { return attachment_ != nullptr; }
 
  private:
+  void release_behind(const Stream* streams, std::size_t count) {
+    if (!attachment_) return;
+    if (attachment_->is_owner()) attachment_->end_behind(parity_, streams, count);
+    attachment_.reset();
+  }
   [[nodiscard]] const detail::Attachment::Held& held() const noexcept {
     return attachment_->held(parity_);
   }

@@ -26,10 +26,12 @@ namespace tenon {
 
 /// Where the trainer keeps a parameter.
 struct Source {
-  const void* data = nullptr;    ///< first byte, contiguous and row-major; may be null if its whole
-                                 ///< bucket is `unchanged`
-  std::optional<Dtype> dtype{};  ///< checked against the layout when given
-  std::optional<std::uint64_t> bytes{};  ///< checked against the layout when given
+  const void* data = nullptr;  ///< first byte, contiguous and row-major; may be null if its whole
+                               ///< bucket is `unchanged`
+  /// When it is another than the layout's, the source is cast on the way: f32 to bf16 or f16, bf16
+  /// to f32, rounding to nearest even.
+  std::optional<Dtype> dtype{};
+  std::optional<std::uint64_t> bytes{};  ///< of the source; checked when given
   /// The bytes are those of the newest complete version. A bucket whose parameters are all
   /// unchanged is handed on with no copy (streaming: copied, and skipped by readers that have it).
   bool unchanged = false;
@@ -38,8 +40,18 @@ struct Source {
 /// Where slots are allocated.
 struct Memory {
   MemoryKind kind = MemoryKind::host;
+  int device = 0;  ///< GPU memory: its ordinal in this process
 };
 [[nodiscard]] constexpr Memory host() noexcept { return {MemoryKind::host}; }
+[[nodiscard]] constexpr Memory cuda(int device) noexcept { return {MemoryKind::cuda, device}; }
+
+/// How a bucket is gathered in GPU memory; the bytes are the same (docs/tuning.md). What is cast
+/// always goes through the kernel, what is in host memory through cudaMemcpyAsync.
+enum class GatherMethod : std::uint8_t {
+  kernel,  ///< Tenon's own, one launch per bucket
+  cub,     ///< cub::DeviceMemcpy::Batched, three launches per bucket
+  memcpy,  ///< one cudaMemcpyAsync per parameter
+};
 
 struct PublisherOptions {
   Memory memory = host();
@@ -48,7 +60,8 @@ struct PublisherOptions {
   std::string label{};         ///< shown to subscribers; up to 63 bytes
   Duration deadline = std::chrono::seconds(10);  ///< for a name that somebody is just clearing away
   bool group = false;    ///< let the process's group subscribe (mode 0660 instead of 0600)
-  unsigned threads = 0;  ///< copying and pre-faulting; 0: one per processor, at most 8
+  unsigned threads = 0;  ///< host memory: copying and pre-faulting; 0: one per processor, at most 8
+  GatherMethod gather = GatherMethod::kernel;  ///< GPU memory
   /// Called while slots are pre-faulted, which is slow on virtual machines: (bytes done, bytes in
   /// all).
   std::function<void(std::uint64_t, std::uint64_t)> progress{};
@@ -69,13 +82,22 @@ struct PublishOptions {
 /// One publication and the right to write it.
 ///
 /// Units:    versions count from 1; sizes are bytes.
-/// Errors:   create: InvalidName, NameInUse, NotYours, OutOfSpace, InvalidArgument, DeadlinePassed.
-///           publish and begin: InvalidArgument (sources), DeadlinePassed (names who holds what; if
-///           no byte was written the previous version stays current), DirtyBucket, ProtocolError.
-///           All: ForkedChild.
+/// GPU memory: publish() and Update enqueue on a stream and return before the copies are made;
+/// later work on that stream may overwrite the sources. The version becomes current when its last
+/// copy has been made (wait_current()). Sources in host memory are the exception: publish() then
+/// returns when they have been read. A stream is the caller's, or one of Tenon's own, which waits
+/// for no other: sources must then be complete.
+///
+/// Errors:   create: InvalidName, NameInUse, NotYours, OutOfSpace, InvalidArgument, DeadlinePassed;
+///           GPU memory: NoDevice, NotShareable, Cuda. publish and begin: InvalidArgument
+///           (sources), DeadlinePassed (names who holds what; if no byte was written the previous
+///           version stays current), DirtyBucket, ProtocolError, Capturing, Cuda (when the context
+///           is broken the publication is closed, and readers told why). All: ForkedChild.
 /// Threads:  one thread at a time, except subscribers() and version(), which any thread may call.
 /// Lifetime: move-only. The destructor closes the publication and removes its name; mappings that
-///           subscribers hold stay valid until they let go. In a forked child it does nothing.
+///           subscribers hold stay valid until they let go: GPU memory is freed when all are
+///           detached, and kept (and reported) when one is not within 2 s. In a forked child it
+///           does nothing.
 class Publisher {
  public:
   class Update;
@@ -92,8 +114,11 @@ class Publisher {
   /// One whole version out of `sources`, one per parameter in layout order (a tied one's is
   /// ignored). Returns its number. All or nothing: on an error the version is aborted.
   std::uint64_t publish(std::span<const Source> sources, const PublishOptions& options = {});
+  std::uint64_t publish(std::span<const Source> sources, Stream stream,
+                        const PublishOptions& options = {});
   /// One version, bucket by bucket. Waits until it may be written.
   [[nodiscard]] Update begin(const PublishOptions& options = {});
+  [[nodiscard]] Update begin(Stream stream, const PublishOptions& options = {});
 
   /// In place only: where parameter `name` lives, for a trainer that keeps it there ("born in the
   /// slot"). Written only between Update::open() of its bucket and commit(). Throws InvalidArgument
@@ -138,7 +163,8 @@ class Publisher::Update {
   [[nodiscard]] std::uint64_t version() const noexcept;
   /// Copies a bucket's parameters: `sources` are those of layout.bucket_parameters(bucket).
   void put(std::size_t bucket, std::span<const Source> sources);
-  /// Where the bucket's bytes go, for a caller that writes them itself before seal().
+  /// Where the bucket's bytes go, for a caller that writes them itself before seal(): GPU memory in
+  /// the order of the version's stream.
   [[nodiscard]] std::byte* open(std::size_t bucket);
   void seal(std::size_t bucket);
   /// The bucket's bytes are those of the newest complete version. Throws DirtyBucket when an

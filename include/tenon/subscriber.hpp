@@ -73,10 +73,16 @@ class Subscriber {
   [[nodiscard]] std::optional<Lease> try_acquire(const VersionRequest& request = {});
 
   /// Waits for the next version above plan.version() and copies it to the plan's destinations;
-  /// returns it. Works in every mode, and is the only way when streaming: there the place stays
-  /// joined between loads and stalls the publisher unless it loads again soon (or pauses). On an
-  /// error plan.state() tells whether the destination is still whole.
-  std::uint64_t load(LoadPlan& plan, Duration timeout, AfterLoad after = AfterLoad::stay);
+  /// returns it once every copy has been made. Works in every mode, and is the only way when
+  /// streaming: there the place stays joined between loads and stalls the publisher unless it loads
+  /// again soon (or pauses). On an error plan.state() tells whether the destination is still whole.
+  /// GPU memory is copied in the order of `stream` (default: one of Tenon's own, which waits for no
+  /// other).
+  std::uint64_t load(LoadPlan& plan, Stream stream, Duration timeout,
+                     AfterLoad after = AfterLoad::stay);
+  std::uint64_t load(LoadPlan& plan, Duration timeout, AfterLoad after = AfterLoad::stay) {
+    return load(plan, detail::ops_for(memory()).own_stream(facts()), timeout, after);
+  }
   /// Streaming: stop gating the publisher until the next load(), which joins anew.
   void pause();
   /// Streaming: joins now, so that every version from the next on is seen (load() does it by
@@ -94,8 +100,18 @@ class Subscriber {
   [[nodiscard]] format::Header& header() const noexcept { return attachment_->segment().header(); }
   void check_not_streaming() const;
   void check_publisher() const;
-  std::uint64_t load_streaming(LoadPlan& plan, const detail::Deadline& deadline, AfterLoad after);
-  bool load_streamed_version(LoadPlan& plan, const detail::Deadline& deadline, AfterLoad after);
+  void check_peers() const {
+    check_publisher();
+    attachment_->check_device();
+  }
+  std::uint64_t load_kept(LoadPlan& plan, Stream stream, const detail::Deadline& deadline);
+  std::uint64_t load_streaming(LoadPlan& plan, Stream stream, const detail::Deadline& deadline,
+                               AfterLoad after);
+  bool load_streamed_version(LoadPlan& plan, Stream stream, const detail::Deadline& deadline,
+                             AfterLoad after);
+  void wait_for_copies(const detail::Deadline& deadline);
+  bool interrupt(LoadPlan& plan, Stream stream) noexcept;
+  void give_up_version(AfterLoad after) noexcept;
   void move_to(std::uint64_t record) noexcept;
   void leave() noexcept;
 
@@ -103,6 +119,7 @@ class Subscriber {
   Duration spin_;
   std::uint64_t next_ =
       0;  ///< streaming: the record to read next, which the cursor holds; 0: not joined
+  bool overdue_ = false;  ///< streaming: a load was given up with copies still under way
 };
 
 inline Subscriber Subscriber::attach(std::string_view name, const AttachOptions& options) {
@@ -144,8 +161,13 @@ inline void Subscriber::check_not_streaming() const {
 inline void Subscriber::check_publisher() const {
   const std::string publisher = "process " + std::to_string(facts().publisher.pid) +
                                 ", publisher of '" + attachment_->segment().object().name() + "',";
-  if (attachment_->is_closed())
-    throw Error(Errc::Closed, publisher + " closed the publication; attach again for a successor");
+  if (attachment_->is_closed()) {
+    const bool device_error = header().closed_reason.load(std::memory_order_relaxed) ==
+                              static_cast<std::uint32_t>(format::ClosedReason::device_error);
+    throw Error(Errc::Closed, publisher + " closed the publication" +
+                                  (device_error ? " after an error of its GPU" : "") +
+                                  "; attach again for a successor");
+  }
   if (attachment_->segment().publisher_dead())
     throw Error(Errc::PublisherGone, publisher + " died; attach again for a successor");
 }
@@ -172,7 +194,7 @@ inline Lease Subscriber::wait(const VersionRequest& request, Duration timeout) {
     return parity || wanted || attachment_->is_closed();
   };
   const bool in_time =
-      detail::wait_until(header().wake, deadline, spin_, ready, [this] { check_publisher(); });
+      detail::wait_until(header().wake, deadline, spin_, ready, [this] { check_peers(); });
   if (parity) return Lease(attachment_, *parity);
   if (wanted) {
     throw Error(
@@ -190,14 +212,51 @@ inline Lease Subscriber::wait(const VersionRequest& request, Duration timeout) {
           " ms; the publication is at " + std::to_string(current_version()));
 }
 
-inline std::uint64_t Subscriber::load(LoadPlan& plan, Duration timeout, AfterLoad after) {
+inline std::uint64_t Subscriber::load(LoadPlan& plan, Stream stream, Duration timeout,
+                                      AfterLoad after) {
   attachment_->check_usable();
-  plan.bind(facts().instance, layout());
-  const auto copy = detail::ops_for(memory()).copy;
-  if (mode() == Mode::streaming) return load_streaming(plan, detail::Deadline(timeout), after);
-  const Lease lease = wait(newer_than(plan.version()), timeout);
-  for (std::size_t b = 0; b < layout().bucket_count(); ++b) {
-    plan.load_bucket(b, lease.bucket(b), lease.written_in(b), copy);
+  const detail::Deadline deadline(timeout);
+  wait_for_copies(deadline);  // of an earlier load that was given up
+  if (std::exchange(overdue_, false)) give_up_version(AfterLoad::stay);
+  plan.bind(facts().instance, layout(), memory());
+  if (memory() != MemoryKind::host) detail::require_stream_ops().check_not_capturing(stream);
+  return mode() == Mode::streaming ? load_streaming(plan, stream, deadline, after)
+                                   : load_kept(plan, stream, deadline);
+}
+
+inline void Subscriber::give_up_version(AfterLoad after) noexcept {
+  after == AfterLoad::leave ? leave() : move_to(format::next_start(next_, facts().buckets));
+}
+
+inline void Subscriber::wait_for_copies(const detail::Deadline& deadline) {
+  if (attachment_->wait_for_copies(deadline)) return;
+  throw Error(Errc::DeadlinePassed, "the copies enqueued on the stream were not made in time");
+}
+
+// After an error. True when every copy enqueued so far was made: then it is known what arrived, and
+// nothing reads the slots any more.
+inline bool Subscriber::interrupt(LoadPlan& plan, Stream stream) noexcept {
+  bool finished = false;
+  try {
+    attachment_->finish_behind(stream);
+    finished = attachment_->wait_for_copies(detail::Deadline(std::chrono::seconds(2)));
+  } catch (const Error&) {  // a broken context: they are not made
+  }
+  plan.interrupt(!finished);
+  return finished;
+}
+
+inline std::uint64_t Subscriber::load_kept(LoadPlan& plan, Stream stream,
+                                           const detail::Deadline& deadline) {
+  Lease lease = wait(newer_than(plan.version()), deadline.left());
+  try {
+    for (std::size_t b = 0; b < layout().bucket_count(); ++b)
+      plan.load_bucket(b, lease.version(), lease.written_in(b), lease.bucket(b), stream);
+    attachment_->finish_behind(stream);
+    wait_for_copies(deadline);
+  } catch (...) {
+    if (!interrupt(plan, stream)) lease.release(stream);  // behind what still reads
+    throw;
   }
   plan.complete(lease.version());
   return lease.version();
@@ -233,21 +292,25 @@ inline std::uint64_t Subscriber::join() {
 
 inline void Subscriber::pause() {
   attachment_->check_usable();
-  if (mode() == Mode::streaming) leave();
+  if (mode() != Mode::streaming) return;
+  wait_for_copies(detail::Deadline(std::chrono::seconds(2)));
+  overdue_ = false;
+  leave();
 }
 
-inline std::uint64_t Subscriber::load_streaming(LoadPlan& plan, const detail::Deadline& deadline,
-                                                AfterLoad after) {
+inline std::uint64_t Subscriber::load_streaming(LoadPlan& plan, Stream stream,
+                                                const detail::Deadline& deadline, AfterLoad after) {
   const std::uint64_t buckets = facts().buckets;
   for (;;) {
     const std::uint64_t version = join();
     bool whole = false;
     try {
-      whole = load_streamed_version(plan, deadline, after);
+      whole = load_streamed_version(plan, stream, deadline, after);
     } catch (...) {
-      plan.interrupt();
       // A version left half-way is not resumed: what is loaded next begins at a version's start.
-      after == AfterLoad::leave ? leave() : move_to(format::next_start(next_, buckets));
+      // Not while copies are under way, whose host functions move the cursor too.
+      overdue_ = !interrupt(plan, stream);
+      if (!overdue_) give_up_version(after);
       throw;
     }
     if (whole) {
@@ -255,19 +318,20 @@ inline std::uint64_t Subscriber::load_streaming(LoadPlan& plan, const detail::De
       attachment_->note_version(version);
       return version;
     }
-    plan.interrupt();
+    if (!interrupt(plan, stream)) wait_for_copies(deadline);
     move_to(format::start_of(version + 1, buckets));  // aborted by its publisher
   }
 }
 
-// Reads the records from next_ (a version's start) to the version's end. False: the version was
-// aborted.
-inline bool Subscriber::load_streamed_version(LoadPlan& plan, const detail::Deadline& deadline,
-                                              AfterLoad after) {
+// Reads the records from next_ (a version's start) to the version's end; the cursor follows behind
+// the copies. False: the version was aborted.
+inline bool Subscriber::load_streamed_version(LoadPlan& plan, Stream stream,
+                                              const detail::Deadline& deadline, AfterLoad after) {
   const std::uint64_t buckets = facts().buckets;
+  const std::uint64_t version = format::version_of(next_, buckets);
   const std::uint64_t end = next_ + buckets;
-  const auto copy = detail::ops_for(memory()).copy;
-  while (next_ < end) {
+  attachment_->begin_copies(next_, after == AfterLoad::leave ? end : 0);
+  for (; next_ < end; ++next_) {
     bool there = false;
     bool aborted = false;
     const auto ready = [&] {
@@ -279,24 +343,23 @@ inline bool Subscriber::load_streamed_version(LoadPlan& plan, const detail::Dead
       return there || aborted || attachment_->is_closed();
     };
     const bool in_time =
-        detail::wait_until(header().wake, deadline, spin_, ready, [this] { check_publisher(); });
+        detail::wait_until(header().wake, deadline, spin_, ready, [this] { check_peers(); });
     if (aborted) return false;
     if (!there) {
       check_publisher();
       if (in_time) throw Error(Errc::Closed, "the publication was closed");
-      throw Error(Errc::DeadlinePassed,
-                  "version " + std::to_string(format::version_of(next_, buckets)) +
-                      " did not arrive in time; bucket " + std::to_string((next_ - 1) % buckets) +
-                      " of " + std::to_string(buckets) + " is missing");
+      throw Error(Errc::DeadlinePassed, "version " + std::to_string(version) +
+                                            " did not arrive in time; bucket " +
+                                            std::to_string((next_ - 1) % buckets) + " of " +
+                                            std::to_string(buckets) + " is missing");
     }
     const detail::Record record = attachment_->segment().record(next_);
-    plan.load_bucket(record.bucket, attachment_->slot(record.slot), record.written_in, copy);
-    if (next_ + 1 == end && after == AfterLoad::leave) {
-      leave();
-      break;
-    }
-    move_to(next_ + 1);
+    plan.load_bucket(record.bucket, version, record.written_in, attachment_->slot(record.slot),
+                     stream);
+    attachment_->advance_behind(stream);
   }
+  wait_for_copies(deadline);
+  if (after == AfterLoad::leave) next_ = 0;
   return true;
 }
 

@@ -10,6 +10,8 @@
 #include <tenon/error.hpp>
 #include <vector>
 
+struct CUstream_st;  // CUDA's; cudaStream_t points to one
+
 namespace tenon {
 
 /// Element types, exactly those that safetensors names. The values are part of the byte format:
@@ -141,6 +143,17 @@ enum class Mode : std::uint32_t {
   }
   return "unknown";
 }
+
+/// A CUDA stream, for headers that include none of CUDA's. Made from a cudaStream_t; never empty (a
+/// null pointer is CUDA's legacy default stream, which works but waits for every blocking stream).
+class Stream {
+ public:
+  constexpr Stream(::CUstream_st* stream) noexcept : stream_(stream) {}
+  [[nodiscard]] constexpr ::CUstream_st* get() const noexcept { return stream_; }
+
+ private:
+  ::CUstream_st* stream_;
+};
 
 /// Kinds of memory a slot can be in. The values are part of the byte format.
 enum class MemoryKind : std::uint32_t { host = 1, cuda = 2 };

@@ -43,10 +43,11 @@ const char* wrong_with(const std::vector<CopyItem>& items, std::uint64_t bytes) 
 }
 
 // The table as it is now, which is when the kernel runs, with pointers for the host.
-std::vector<CopyItem> read_table(const CopyItem* table, std::uint32_t count) {
+std::vector<CopyItem> read_table(const CopyItem* table, std::uint32_t count, CopyBase base) {
   const CopyItem* const first = view(table);
   std::vector<CopyItem> items(first, first + count);
   for (CopyItem& item : items) {
+    item = base.resolve(item);
     item.from = view(item.from);
     item.to = view(item.to);
   }
@@ -56,25 +57,26 @@ std::vector<CopyItem> read_table(const CopyItem* table, std::uint32_t count) {
 }  // namespace
 
 cudaError_t launch_copy(const CopyItem* table, std::uint32_t count, std::uint64_t bytes,
-                        cudaStream_t stream) noexcept {
+                        CopyBase base, cudaStream_t stream) noexcept {
   if (count == 0 || bytes == 0) return cudaSuccess;
-  return launch(stream, [table, count, bytes] {
-    const std::vector<CopyItem> items = read_table(table, count);
+  return launch(stream, [table, count, bytes, base] {
+    const std::vector<CopyItem> items = read_table(table, count, base);
     if (const char* const wrong = wrong_with(items, bytes)) return fault(wrong);
     copy_items(items);
   });
 }
 
-cudaError_t launch_copy_cub(const CopyItem* table, std::uint32_t count, void* scratch,
-                            std::size_t& scratch_bytes, cudaStream_t stream) noexcept {
+cudaError_t launch_copy_cub(const CopyItem* table, std::uint32_t count, CopyBase base,
+                            void* scratch, std::size_t& scratch_bytes,
+                            cudaStream_t stream) noexcept {
   if (scratch == nullptr) {
     scratch_bytes = kScratchBytes;
     return cudaSuccess;
   }
   if (scratch_bytes < kScratchBytes) return cudaErrorInvalidValue;
   if (count == 0) return cudaSuccess;
-  return launch(stream, [table, count] {
-    const std::vector<CopyItem> items = read_table(table, count);
+  return launch(stream, [table, count, base] {
+    const std::vector<CopyItem> items = read_table(table, count, base);
     if (const char* const wrong = wrong_with(items, items.back().end)) return fault(wrong);
     std::uint64_t done = 0;
     for (const CopyItem& item : items) {

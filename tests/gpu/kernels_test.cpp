@@ -73,15 +73,15 @@ using Copier = std::function<void(const std::vector<CopyItem>& items, const Copy
 
 void by_kernel(const std::vector<CopyItem>& items, const CopyItem* table) {
   must(tenon::device::launch_copy(table, static_cast<std::uint32_t>(items.size()),
-                                  items.empty() ? 0 : items.back().end, stream()),
+                                  items.empty() ? 0 : items.back().end, {}, stream()),
        "launch_copy");
 }
 void by_cub(const std::vector<CopyItem>& items, const CopyItem* table) {
   const auto count = static_cast<std::uint32_t>(items.size());
   std::size_t bytes = 0;
-  must(tenon::device::launch_copy_cub(table, count, nullptr, bytes, stream()), "cub's size");
+  must(tenon::device::launch_copy_cub(table, count, {}, nullptr, bytes, stream()), "cub's size");
   const Memory scratch = allocate(bytes);
-  must(tenon::device::launch_copy_cub(table, count, scratch.get(), bytes, stream()), "cub");
+  must(tenon::device::launch_copy_cub(table, count, {}, scratch.get(), bytes, stream()), "cub");
   must(cudaStreamSynchronize(stream()), "cub");
 }
 void by_copies(const std::vector<CopyItem>& items, const CopyItem*) {
@@ -163,7 +163,7 @@ void large() {
 }
 
 void nothing() {
-  check(tenon::device::launch_copy(nullptr, 0, 0, stream()) == cudaSuccess, "no items");
+  check(tenon::device::launch_copy(nullptr, 0, 0, {}, stream()) == cudaSuccess, "no items");
   check(tenon::device::launch_checksum(nullptr, 0, nullptr, stream()) == cudaSuccess, "no sums");
   must(cudaStreamSynchronize(stream()), "nothing");
 }
@@ -251,11 +251,11 @@ void timing() {
   const auto* const table = reinterpret_cast<const CopyItem*>(memory.get());
   const auto count = static_cast<std::uint32_t>(items.size());
   std::size_t scratch_bytes = 0;
-  must(tenon::device::launch_copy_cub(table, count, nullptr, scratch_bytes, stream()), "size");
+  must(tenon::device::launch_copy_cub(table, count, {}, nullptr, scratch_bytes, stream()), "size");
   const Memory scratch = allocate(scratch_bytes);
   const double kernel = median_ms([&] { by_kernel(items, table); });
   const double cub = median_ms([&] {
-    must(tenon::device::launch_copy_cub(table, count, scratch.get(), scratch_bytes, stream()),
+    must(tenon::device::launch_copy_cub(table, count, {}, scratch.get(), scratch_bytes, stream()),
          "launch_copy_cub");
   });
   const double loop = median_ms([&] { by_copies(items, table); });

@@ -124,7 +124,7 @@ TEST_F(BadSegment, OtherMajorVersionIsRefused) {
 TEST_F(BadSegment, NoFlippedByteCrashesAReader) {
   Model model;
   Publisher pub = Publisher::create(name_, model.layout);
-  pub.publish(model.sources(1));
+  model.publish(pub, 1);
   auto object = detail::SharedObject::open(detail::publication_object(::geteuid(), name_),
                                            detail::SharedObject::Access::read_write);
   const auto size = static_cast<std::uint64_t>(object->status().st_size);

@@ -4,25 +4,30 @@
 namespace tenon::test {
 namespace {
 
-class Death : public ::testing::Test {
+class Death : public ::testing::TestWithParam<MemoryKind> {
  protected:
   ~Death() override { (void)gc(false); }
   /// A child that publishes version 1 and then stays.
   Child trainer(Mode mode = Mode::in_place) {
     return Child([this, mode] {
-      Publisher pub = Publisher::create(name_, model_.layout, {.mode = mode});
-      pub.publish(model_.sources(1));
+      Publisher pub =
+          Publisher::create(name_, model_.layout, {.memory = {GetParam()}, .mode = mode});
+      model_.publish(pub, 1);
       ready_.poke();
       for (;;) ::pause();
       return 0;
     });
   }
   std::string name_ = unique_name("death");
-  Model model_;
+  Node node_;
+  Model model_{GetParam()};
   Signal ready_;
 };
 
-TEST_F(Death, WaitingSubscriberIsToldThatThePublisherIsGone) {
+INSTANTIATE_TEST_SUITE_P(Kinds, Death, ::testing::ValuesIn(kinds()),
+                         [](const auto& p) { return std::string(name_of(p.param)); });
+
+TEST_P(Death, WaitingSubscriberIsToldThatThePublisherIsGone) {
   Child pub = trainer();
   ASSERT_TRUE(ready_.wait());
   Child reader([&] {
@@ -39,9 +44,10 @@ TEST_F(Death, WaitingSubscriberIsToldThatThePublisherIsGone) {
   EXPECT_EQ(reader.wait(1s), 0) << "must be noticed within 1 s";
 }
 
-TEST_F(Death, LoadingSubscriberIsToldToo) {
+TEST_P(Death, LoadingSubscriberIsToldToo) {
   Child pub([&] {
-    Publisher p = Publisher::create(name_, model_.layout, {.mode = Mode::streaming, .slots = 2});
+    Publisher p = Publisher::create(name_, model_.layout,
+                                    {.memory = {GetParam()}, .mode = Mode::streaming, .slots = 2});
     auto update = p.begin({.require = 1});
     const auto sources = model_.sources(1);
     const auto [first, last] = model_.layout.bucket_parameters(0);
@@ -62,9 +68,10 @@ TEST_F(Death, LoadingSubscriberIsToldToo) {
   EXPECT_EQ(into.plan.state(), LoadState::torn);
 }
 
-TEST_F(Death, CloseIsToldApartFromDeath) {
-  auto pub = std::make_unique<Publisher>(Publisher::create(name_, model_.layout));
-  pub->publish(model_.sources(1));
+TEST_P(Death, CloseIsToldApartFromDeath) {
+  auto pub = std::make_unique<Publisher>(
+      Publisher::create(name_, model_.layout, {.memory = {GetParam()}}));
+  model_.publish(*pub, 1);
   auto sub = Subscriber::attach(name_);
   const Lease lease = sub.wait(newest(), kPatience);
   std::jthread closer([&] {
@@ -78,7 +85,7 @@ TEST_F(Death, CloseIsToldApartFromDeath) {
   EXPECT_TRUE(shm_objects(name_).empty());
 }
 
-TEST_F(Death, SuccessorReplacesTheDeadPublishersLeftovers) {
+TEST_P(Death, SuccessorReplacesTheDeadPublishersLeftovers) {
   Child dead = trainer();
   ASSERT_TRUE(ready_.wait());
   auto old = Subscriber::attach(name_);
@@ -88,24 +95,24 @@ TEST_F(Death, SuccessorReplacesTheDeadPublishersLeftovers) {
   EXPECT_THROWS(PublisherGone, "left behind by process",
                 (void)Subscriber::attach(name_, {.deadline = 10ms}));
 
-  Publisher pub = Publisher::create(name_, model_.layout);
+  Publisher pub = Publisher::create(name_, model_.layout, {.memory = {GetParam()}});
   ASSERT_EQ(pub.notes().size(), 1U);
   EXPECT_NE(pub.notes()[0].find("which is gone"), std::string::npos);
-  pub.publish(model_.sources(1));
-  pub.publish(model_.sources(2));  // not the bytes that the dead one left
+  model_.publish(pub, 1);
+  model_.publish(pub, 2);  // not the bytes that the dead one left
   auto sub = Subscriber::attach(name_);
   EXPECT_EQ(model_.wrong(sub.wait(exactly(2), kPatience)), 0U);
   EXPECT_EQ(model_.wrong(held), 0U) << "a reader of the old instance keeps its bytes";
 }
 
-TEST_F(Death, AttachWaitsForTheSuccessor) {
+TEST_P(Death, AttachWaitsForTheSuccessor) {
   Child dead = trainer();
   ASSERT_TRUE(ready_.wait());
   dead.kill();
   Child next([&] {
     std::this_thread::sleep_for(50ms);
-    Publisher pub = Publisher::create(name_, model_.layout);
-    pub.publish(model_.sources(1));
+    Publisher pub = Publisher::create(name_, model_.layout, {.memory = {GetParam()}});
+    model_.publish(pub, 1);
     for (;;) ::pause();
     return 0;
   });
@@ -113,9 +120,9 @@ TEST_F(Death, AttachWaitsForTheSuccessor) {
   EXPECT_EQ(model_.wrong(sub.wait(newest(), kPatience)), 0U);
 }
 
-TEST_F(Death, DeadSubscribersPlaceIsReclaimedAndGatesNothing) {
-  Publisher pub = Publisher::create(name_, model_.layout);
-  pub.publish(model_.sources(1));
+TEST_P(Death, DeadSubscribersPlaceIsReclaimedAndGatesNothing) {
+  Publisher pub = Publisher::create(name_, model_.layout, {.memory = {GetParam()}});
+  model_.publish(pub, 1);
   for (int round = 0; round < 70; ++round) {  // more than there are places
     Child reader([&] {
       auto sub = Subscriber::attach(name_);
@@ -127,16 +134,16 @@ TEST_F(Death, DeadSubscribersPlaceIsReclaimedAndGatesNothing) {
     ASSERT_TRUE(ready_.wait());
     reader.kill();
   }
-  EXPECT_EQ(pub.publish(model_.sources(2), {.deadline = kPatience}), 2U);
+  EXPECT_EQ(model_.publish(pub, 2, {.deadline = kPatience}), 2U);
   EXPECT_TRUE(pub.subscribers().empty());
 }
 
-TEST_F(Death, ForkedChildThatLivesOnDoesNotKeepItsParentAlive) {
+TEST_P(Death, ForkedChildThatLivesOnDoesNotKeepItsParentAlive) {
   Signal forked;
   Signal end;
   Child pub([&] {
-    Publisher p = Publisher::create(name_, model_.layout);
-    p.publish(model_.sources(1));
+    Publisher p = Publisher::create(name_, model_.layout, {.memory = {GetParam()}});
+    model_.publish(p, 1);
     const pid_t loader = ::fork();
     if (loader == 0) {  // a data loader: knows nothing of Tenon, outlives its parent
       ::prctl(PR_SET_PDEATHSIG, 0);
@@ -154,11 +161,11 @@ TEST_F(Death, ForkedChildThatLivesOnDoesNotKeepItsParentAlive) {
 }
 
 // The same for a place: the child of a dead engine must not gate the publisher.
-TEST_F(Death, ForkedChildOfASubscriberDoesNotKeepItsPlace) {
+TEST_P(Death, ForkedChildOfASubscriberDoesNotKeepItsPlace) {
   Signal forked;
   Signal end;
-  Publisher pub = Publisher::create(name_, model_.layout);
-  pub.publish(model_.sources(1));
+  Publisher pub = Publisher::create(name_, model_.layout, {.memory = {GetParam()}});
+  model_.publish(pub, 1);
   Child engine([&] {
     auto sub = Subscriber::attach(name_);
     const Lease lease = sub.wait(newest(), kPatience);
@@ -172,13 +179,13 @@ TEST_F(Death, ForkedChildOfASubscriberDoesNotKeepItsPlace) {
   });
   ASSERT_TRUE(forked.wait());
   EXPECT_THROWS(DeadlinePassed, "holds version 1",
-                (void)pub.publish(model_.sources(2), {.deadline = 50ms}));
+                (void)model_.publish(pub, 2, {.deadline = 50ms}));
   engine.kill();
-  EXPECT_EQ(pub.publish(model_.sources(2), {.deadline = 2s}), 2U);
+  EXPECT_EQ(model_.publish(pub, 2, {.deadline = 2s}), 2U);
   end.poke();
 }
 
-TEST_F(Death, PublisherKilledAnywhereLeavesNothingThatHurts) {
+TEST_P(Death, PublisherKilledAnywhereLeavesNothingThatHurts) {
   // Kills at random moments of create, publish and close; whoever comes next must always get
   // through.
   for (int round = 0; round < 40; ++round) {
@@ -187,7 +194,7 @@ TEST_F(Death, PublisherKilledAnywhereLeavesNothingThatHurts) {
         Publisher p =
             Publisher::create(name_, model_.layout,
                               {.mode = round % 2 == 0 ? Mode::in_place : Mode::double_buffered});
-        for (std::uint64_t v = 1; v <= 3; ++v) p.publish(model_.sources(v));
+        for (std::uint64_t v = 1; v <= 3; ++v) model_.publish(p, v);
       }
       return 0;
     });
@@ -217,15 +224,15 @@ TEST_F(Death, PublisherKilledAnywhereLeavesNothingThatHurts) {
   EXPECT_TRUE(shm_objects(name_).empty());
 }
 
-TEST_F(Death, GcRemovesLeftoversAndNothingElse) {
+TEST_P(Death, GcRemovesLeftoversAndNothingElse) {
   Child dead = trainer(Mode::double_buffered);
   ASSERT_TRUE(ready_.wait());
   const std::string instance = inspect(name_).instance;
   const std::string living_name = unique_name("alive");
-  Publisher living = Publisher::create(living_name, model_.layout);
-  living.publish(model_.sources(1));
+  Publisher living = Publisher::create(living_name, model_.layout, {.memory = {GetParam()}});
+  model_.publish(living, 1);
   dead.kill();
-  ASSERT_FALSE(shm_objects(instance).empty());
+  EXPECT_EQ(shm_objects(instance).empty(), GetParam() != MemoryKind::host);
   const auto mentions = [&](const std::vector<Leftover>& found, const std::string& text) {
     return std::any_of(found.begin(), found.end(),
                        [&](const Leftover& l) { return l.object.find(text) != std::string::npos; });
@@ -241,7 +248,8 @@ TEST_F(Death, GcRemovesLeftoversAndNothingElse) {
   EXPECT_EQ(model_.wrong(sub.wait(newest(), kPatience)), 0U);
 }
 
-TEST_F(Death, GcFindsSlotsWithoutAPublication) {
+TEST_P(Death, GcFindsSlotsWithoutAPublication) {
+  if (GetParam() != MemoryKind::host) GTEST_SKIP() << "the driver frees what a dead process had";
   Child dead = trainer();
   ASSERT_TRUE(ready_.wait());
   const std::string instance = inspect(name_).instance;

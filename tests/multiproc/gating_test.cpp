@@ -4,9 +4,11 @@
 namespace tenon::test {
 namespace {
 
-class Gating : public ::testing::Test {
+class Gating : public ::testing::TestWithParam<MemoryKind> {
  protected:
-  Publisher create(Mode mode) { return Publisher::create(name_, model_.layout, {.mode = mode}); }
+  Publisher create(Mode mode) {
+    return Publisher::create(name_, model_.layout, {.memory = {GetParam()}, .mode = mode});
+  }
   /// A child that holds version `v` from `held` to `let_go`, then checks that it never changed.
   Child holder(std::uint64_t v) {
     return Child([this, v] {
@@ -18,45 +20,48 @@ class Gating : public ::testing::Test {
     });
   }
   std::string name_ = unique_name("gate");
-  Model model_;
+  Node node_;
+  Model model_{GetParam()};
   Signal held_;
   Signal let_go_;
 };
 
-TEST_F(Gating, DeadlineNamesTheHolderAndTheOldVersionStaysCurrent) {
+INSTANTIATE_TEST_SUITE_P(Kinds, Gating, ::testing::ValuesIn(kinds()),
+                         [](const auto& p) { return std::string(name_of(p.param)); });
+
+TEST_P(Gating, DeadlineNamesTheHolderAndTheOldVersionStaysCurrent) {
   Publisher pub = create(Mode::in_place);
   Child slow = holder(1);
-  pub.publish(model_.sources(1), {.require = 1});
+  model_.publish(pub, 1, {.require = 1});
   ASSERT_TRUE(held_.wait());
   const std::string pid = "pid " + std::to_string(slow.pid());
   EXPECT_THROWS(DeadlinePassed, pid + " (slow-engine) holds version 1",
-                (void)pub.publish(model_.sources(2), {.deadline = 50ms}));
+                (void)model_.publish(pub, 2, {.deadline = 50ms}));
   EXPECT_EQ(pub.version(), 1U) << "no byte was written: the old version is as good as before";
   auto other = Subscriber::attach(name_);
   EXPECT_EQ(model_.wrong(other.wait(newest(), kPatience), 1), 0U);
   let_go_.poke();
   EXPECT_EQ(slow.wait(), 0);
-  EXPECT_EQ(pub.publish(model_.sources(2)), 2U)
-      << "the number of the attempt that failed is used again";
+  EXPECT_EQ(model_.publish(pub, 2), 2U) << "the number of the attempt that failed is used again";
   EXPECT_EQ(model_.wrong(other.wait(exactly(2), kPatience)), 0U);
 }
 
-TEST_F(Gating, DoubleBufferedReaderKeepsItsVersionWhileTheNextIsWritten) {
+TEST_P(Gating, DoubleBufferedReaderKeepsItsVersionWhileTheNextIsWritten) {
   Publisher pub = create(Mode::double_buffered);
   Child slow = holder(1);
-  pub.publish(model_.sources(1), {.require = 1});
+  model_.publish(pub, 1, {.require = 1});
   ASSERT_TRUE(held_.wait());
-  EXPECT_EQ(pub.publish(model_.sources(2), {.deadline = 0s}), 2U);
+  EXPECT_EQ(model_.publish(pub, 2, {.deadline = 0s}), 2U);
   EXPECT_THROWS(DeadlinePassed, "holds version 1",
-                (void)pub.publish(model_.sources(3), {.deadline = 50ms}));
+                (void)model_.publish(pub, 3, {.deadline = 50ms}));
   auto other = Subscriber::attach(name_);
   EXPECT_EQ(model_.wrong(other.wait(newest(), kPatience), 2), 0U);
   let_go_.poke();
   EXPECT_EQ(slow.wait(), 0) << "version 1 changed while it was held";
-  EXPECT_EQ(pub.publish(model_.sources(3)), 3U);
+  EXPECT_EQ(model_.publish(pub, 3), 3U);
 }
 
-TEST_F(Gating, HolderLearnsThatItIsWantedAndWaitingInsteadReturnsAtOnce) {
+TEST_P(Gating, HolderLearnsThatItIsWantedAndWaitingInsteadReturnsAtOnce) {
   Publisher pub = create(Mode::in_place);
   Signal told;
   Child reader([&] {
@@ -70,59 +75,58 @@ TEST_F(Gating, HolderLearnsThatItIsWantedAndWaitingInsteadReturnsAtOnce) {
     lease.release();
     return model_.wrong(sub.wait(newer_than(1), kPatience), 2) == 0 ? 0 : 1;
   });
-  pub.publish(model_.sources(1), {.require = 1});
+  model_.publish(pub, 1, {.require = 1});
   ASSERT_TRUE(held_.wait());
-  EXPECT_EQ(pub.publish(model_.sources(2), {.deadline = kPatience}), 2U);
+  EXPECT_EQ(model_.publish(pub, 2, {.deadline = kPatience}), 2U);
   EXPECT_EQ(reader.wait(), 0);
 }
 
-TEST_F(Gating, KillingTheHolderFreesThePublisher) {
+TEST_P(Gating, KillingTheHolderFreesThePublisher) {
   Publisher pub = create(Mode::in_place);
   Child slow = holder(1);
-  pub.publish(model_.sources(1), {.require = 1});
+  model_.publish(pub, 1, {.require = 1});
   ASSERT_TRUE(held_.wait());
   std::jthread killer([&] {
     std::this_thread::sleep_for(30ms);
     slow.signal(SIGKILL);  // not reaped: a zombie holds nothing either
   });
-  EXPECT_EQ(pub.publish(model_.sources(2), {.deadline = kPatience}), 2U);
+  EXPECT_EQ(model_.publish(pub, 2, {.deadline = kPatience}), 2U);
   EXPECT_TRUE(pub.subscribers().empty()) << "the dead subscriber's place is free again";
 }
 
-TEST_F(Gating, StoppedHolderIsSlowNotDead) {
+TEST_P(Gating, StoppedHolderIsSlowNotDead) {
   Publisher pub = create(Mode::in_place);
   Child slow = holder(1);
-  pub.publish(model_.sources(1), {.require = 1});
+  model_.publish(pub, 1, {.require = 1});
   ASSERT_TRUE(held_.wait());
   slow.signal(SIGSTOP);
   EXPECT_THROWS(DeadlinePassed, "holds version 1",
-                (void)pub.publish(model_.sources(2), {.deadline = 250ms}));
+                (void)model_.publish(pub, 2, {.deadline = 250ms}));
   slow.signal(SIGCONT);
   let_go_.poke();
   EXPECT_EQ(slow.wait(), 0);
 }
 
-TEST_F(Gating, SeveralLeasesOfOneSubscriberHoldTheLowest) {
+TEST_P(Gating, SeveralLeasesOfOneSubscriberHoldTheLowest) {
   Publisher pub = create(Mode::double_buffered);
   auto sub = Subscriber::attach(name_);
-  pub.publish(model_.sources(1));
+  model_.publish(pub, 1);
   Lease first = sub.wait(exactly(1), kPatience);
   Lease again = sub.wait(exactly(1), kPatience);
-  pub.publish(model_.sources(2), {.deadline = 0s});
+  model_.publish(pub, 2, {.deadline = 0s});
   Lease second = sub.wait(exactly(2), kPatience);
   EXPECT_EQ(pub.subscribers().at(0).holds, 1U);
   first.release();
-  EXPECT_THROWS(DeadlinePassed, "holds version 1",
-                (void)pub.publish(model_.sources(3), {.deadline = 0s}));
+  EXPECT_THROWS(DeadlinePassed, "holds version 1", (void)model_.publish(pub, 3, {.deadline = 0s}));
   EXPECT_EQ(model_.wrong(again), 0U);
   EXPECT_EQ(model_.wrong(second), 0U);
   again.release();
   EXPECT_EQ(pub.subscribers().at(0).holds, 2U);
-  EXPECT_EQ(pub.publish(model_.sources(3), {.deadline = 0s}), 3U);
+  EXPECT_EQ(model_.publish(pub, 3, {.deadline = 0s}), 3U);
   EXPECT_EQ(model_.wrong(second), 0U) << "version 2 is still held and must not change";
 }
 
-TEST_F(Gating, LeasesEndOnOtherThreadsWhileTheReaderTakesNewOnes) {
+TEST_P(Gating, LeasesEndOnOtherThreadsWhileTheReaderTakesNewOnes) {
   Publisher pub = create(Mode::double_buffered);
   auto sub = Subscriber::attach(name_, {.spin = 0ns});
   constexpr std::uint64_t kVersions = 300;
@@ -148,7 +152,7 @@ TEST_F(Gating, LeasesEndOnOtherThreadsWhileTheReaderTakesNewOnes) {
   });
   for (std::uint64_t v = 1; v <= kVersions; ++v) {
     try {
-      pub.publish(model_.sources(v), {.deadline = kPatience});
+      model_.publish(pub, v, {.deadline = kPatience});
     } catch (const Error& e) {
       FAIL() << e.what();
     }
@@ -157,10 +161,10 @@ TEST_F(Gating, LeasesEndOnOtherThreadsWhileTheReaderTakesNewOnes) {
   EXPECT_EQ(torn, 0U);
 }
 
-TEST_F(Gating, AbortedVersionInPlaceLeavesNoneUntilTheNext) {
+TEST_P(Gating, AbortedVersionInPlaceLeavesNoneUntilTheNext) {
   Publisher pub = create(Mode::in_place);
   auto sub = Subscriber::attach(name_);
-  pub.publish(model_.sources(1));
+  model_.publish(pub, 1);
   {
     auto update = pub.begin();
     const auto sources = model_.sources(2);
@@ -170,21 +174,21 @@ TEST_F(Gating, AbortedVersionInPlaceLeavesNoneUntilTheNext) {
   EXPECT_EQ(pub.version(), 0U) << "bucket 0 was overwritten: there is no whole version";
   EXPECT_FALSE(sub.try_acquire());
   std::vector<Source> unchanged(model_.layout.size(), Source{.unchanged = true});
-  EXPECT_THROWS(DirtyBucket, "bucket 0", (void)pub.publish(unchanged));
+  EXPECT_THROWS(DirtyBucket, "bucket 0", (void)publish(pub, unchanged));
   {
     auto update = pub.begin();
     EXPECT_THROWS(DirtyBucket, "bucket 0", update.keep(0));
     EXPECT_NO_THROW(update.keep(1)) << "bucket 1 was never touched";
     EXPECT_THROWS(IncompleteVersion, "bucket 0", (void)update.commit());
   }
-  EXPECT_EQ(pub.publish(model_.sources(2)), 2U);
+  EXPECT_EQ(model_.publish(pub, 2), 2U);
   EXPECT_EQ(model_.wrong(sub.wait(newest(), kPatience), 2), 0U);
 }
 
-TEST_F(Gating, AbortedVersionDoubleBufferedLeavesThePreviousCurrent) {
+TEST_P(Gating, AbortedVersionDoubleBufferedLeavesThePreviousCurrent) {
   Publisher pub = create(Mode::double_buffered);
   auto sub = Subscriber::attach(name_);
-  pub.publish(model_.sources(1));
+  model_.publish(pub, 1);
   {
     auto update = pub.begin();
     const auto sources = model_.sources(2);
@@ -198,15 +202,15 @@ TEST_F(Gating, AbortedVersionDoubleBufferedLeavesThePreviousCurrent) {
   // guess is made.
   auto sources = model_.sources(2);
   for (Source& s : sources) s.unchanged = true;
-  EXPECT_EQ(pub.publish(sources), 2U);
+  EXPECT_EQ(publish(pub, sources), 2U);
   const Lease lease = sub.wait(exactly(2), kPatience);
   EXPECT_EQ(lease.written_in(0), 2U) << "bucket 0 must have been copied again";
   EXPECT_EQ(lease.written_in(1), 1U);
 }
 
-TEST_F(Gating, BeginWithoutAByteWrittenTakesNothingAway) {
+TEST_P(Gating, BeginWithoutAByteWrittenTakesNothingAway) {
   Publisher pub = create(Mode::in_place);
-  pub.publish(model_.sources(1));
+  model_.publish(pub, 1);
   {
     auto update = pub.begin();
     EXPECT_EQ(pub.version(), 0U);
@@ -214,51 +218,54 @@ TEST_F(Gating, BeginWithoutAByteWrittenTakesNothingAway) {
   EXPECT_EQ(pub.version(), 1U);
 }
 
-TEST_F(Gating, WrongSourcesAreRefusedBeforeAnythingIsRetired) {
+TEST_P(Gating, WrongSourcesAreRefusedBeforeAnythingIsRetired) {
   Publisher pub = create(Mode::in_place);
-  pub.publish(model_.sources(1));
+  model_.publish(pub, 1);
   auto sources = model_.sources(2);
   EXPECT_THROWS(InvalidArgument, "10 sources for 11 parameters",
-                (void)pub.publish(std::span(sources).first(10)));
-  sources[3].dtype = Dtype::f32;
-  EXPECT_THROWS(InvalidArgument, "'layer.0.q': its dtype is F32, the layout has BF16",
-                (void)pub.publish(sources));
+                (void)publish(pub, std::span(sources).first(10)));
+  sources[3].dtype = Dtype::i32;
+  EXPECT_THROWS(InvalidArgument, "'layer.0.q': its dtype is I32, the layout has BF16",
+                (void)publish(pub, sources));
   sources = model_.sources(2);
   sources[0].bytes = 1;
-  EXPECT_THROWS(InvalidArgument, "it has 1 bytes, the layout has 2108", (void)pub.publish(sources));
+  EXPECT_THROWS(InvalidArgument, "it has 1 bytes, the layout has 2108",
+                (void)publish(pub, sources));
   sources = model_.sources(2);
   sources[5].data = nullptr;
-  EXPECT_THROWS(InvalidArgument, "'layer.0.norm': its pointer is null", (void)pub.publish(sources));
+  EXPECT_THROWS(InvalidArgument, "'layer.0.norm': its pointer is null",
+                (void)publish(pub, sources));
   EXPECT_EQ(pub.version(), 1U);
 }
 
-TEST_F(Gating, PublisherWaitsForTheSubscribersItRequires) {
+TEST_P(Gating, PublisherWaitsForTheSubscribersItRequires) {
   Publisher pub = create(Mode::in_place);
   EXPECT_THROWS(DeadlinePassed, "fewer than 1 subscribers",
-                (void)pub.publish(model_.sources(1), {.deadline = 20ms, .require = 1}));
+                (void)model_.publish(pub, 1, {.deadline = 20ms, .require = 1}));
   EXPECT_EQ(pub.version(), 0U);
 }
 
-TEST_F(Gating, CheckIsCalledWhileWaitingAndCanEndTheWait) {
+TEST_P(Gating, CheckIsCalledWhileWaitingAndCanEndTheWait) {
   Publisher pub = create(Mode::in_place);
   auto sub = Subscriber::attach(name_);
-  pub.publish(model_.sources(1));
+  model_.publish(pub, 1);
   const Lease lease = sub.wait(newest(), kPatience);
   struct Interrupted {};
   int calls = 0;
   const PublishOptions options{.deadline = Duration::max(), .check = [&] {
                                  if (++calls == 2) throw Interrupted{};
                                }};
-  EXPECT_THROW((void)pub.publish(model_.sources(2), options), Interrupted);
+  EXPECT_THROW((void)model_.publish(pub, 2, options), Interrupted);
   EXPECT_EQ(calls, 2);
   EXPECT_EQ(pub.version(), 1U) << "as at a deadline: nothing was written, nothing is lost";
   EXPECT_FALSE(lease.wanted());
 }
 
-TEST_F(Gating, LabelThatWouldBeCutIsRefused) {
+TEST_P(Gating, LabelThatWouldBeCutIsRefused) {
   const std::string label(64, 'x');
-  EXPECT_THROWS(InvalidArgument, "up to 63 fit",
-                (void)Publisher::create(name_, model_.layout, {.label = label}));
+  EXPECT_THROWS(
+      InvalidArgument, "up to 63 fit",
+      (void)Publisher::create(name_, model_.layout, {.memory = {GetParam()}, .label = label}));
   Publisher pub = create(Mode::in_place);
   EXPECT_THROWS(InvalidArgument, "up to 63 fit", (void)Subscriber::attach(name_, {.label = label}));
   auto sub = Subscriber::attach(name_, {.label = label.substr(1)});
@@ -267,7 +274,7 @@ TEST_F(Gating, LabelThatWouldBeCutIsRefused) {
 
 // Two threads take versions at once: the one that saw an older version current must not hold it
 // once the other holds a newer one.
-TEST_F(Gating, ThreadsThatAcquireAtOnceNeverCrossVersions) {
+TEST_P(Gating, ThreadsThatAcquireAtOnceNeverCrossVersions) {
   Publisher pub = create(Mode::double_buffered);
   auto sub = Subscriber::attach(name_);
   constexpr std::uint64_t kVersions = 2000;
@@ -284,15 +291,15 @@ TEST_F(Gating, ThreadsThatAcquireAtOnceNeverCrossVersions) {
   std::vector<std::jthread> readers;
   for (int i = 0; i < 3; ++i) readers.emplace_back(take);
   const std::vector<Source> unchanged(model_.layout.size(), Source{.unchanged = true});
-  pub.publish(model_.sources(1));
+  model_.publish(pub, 1);
   for (std::uint64_t v = 2; v <= kVersions && !failed; ++v)
-    pub.publish(unchanged, {.deadline = kPatience});
+    publish(pub, unchanged, {.deadline = kPatience});
   done = true;
 }
 
-TEST_F(Gating, CursorOfADeadPlaceIsNotHeldAgainstAnybody) {
+TEST_P(Gating, CursorOfADeadPlaceIsNotHeldAgainstAnybody) {
   Publisher pub = create(Mode::in_place);
-  pub.publish(model_.sources(1));
+  model_.publish(pub, 1);
   Child liar([&] {
     auto sub = Subscriber::attach(name_);
     auto found =
@@ -305,13 +312,13 @@ TEST_F(Gating, CursorOfADeadPlaceIsNotHeldAgainstAnybody) {
   ASSERT_TRUE(held_.wait());
   liar.signal(SIGKILL);
   ASSERT_EQ(liar.wait(), 1000 + SIGKILL);
-  EXPECT_EQ(pub.publish(model_.sources(2), {.deadline = kPatience}), 2U);
+  EXPECT_EQ(model_.publish(pub, 2, {.deadline = kPatience}), 2U);
 }
 
-TEST_F(Gating, PublisherNeverReadsItsOwnWordsBack) {
+TEST_P(Gating, PublisherNeverReadsItsOwnWordsBack) {
   Publisher pub = create(Mode::double_buffered);
   auto sub = Subscriber::attach(name_);
-  pub.publish(model_.sources(1));
+  model_.publish(pub, 1);
   const Lease lease = sub.wait(newest(), kPatience);
   auto found =
       detail::find_publication(name_, ::geteuid(), detail::SharedObject::Access::read_write);
@@ -319,15 +326,15 @@ TEST_F(Gating, PublisherNeverReadsItsOwnWordsBack) {
   // version 1.
   found.segment->header().current = 0;
   found.segment->header().oldest = format::start_of(2, model_.layout.bucket_count());
-  EXPECT_EQ(pub.publish(model_.sources(2), {.deadline = 0s}), 2U);
+  EXPECT_EQ(model_.publish(pub, 2, {.deadline = 0s}), 2U);
   EXPECT_EQ(model_.wrong(lease), 0U);
   EXPECT_EQ(model_.wrong(sub.wait(exactly(2), kPatience)), 0U);
 }
 
-TEST_F(Gating, PinBelowTheRetireLineIsTakenBack) {
+TEST_P(Gating, PinBelowTheRetireLineIsTakenBack) {
   Publisher pub = create(Mode::in_place);
   auto sub = Subscriber::attach(name_);
-  pub.publish(model_.sources(1));
+  model_.publish(pub, 1);
   auto found =
       detail::find_publication(name_, ::geteuid(), detail::SharedObject::Access::read_write);
   // As between the first two stores of a retirement: `oldest` moved, `current` not yet withdrawn.
@@ -337,14 +344,14 @@ TEST_F(Gating, PinBelowTheRetireLineIsTakenBack) {
       << "a refused pin gates nothing";
 }
 
-TEST_F(Gating, CursorThatCannotBeIsAProtocolError) {
+TEST_P(Gating, CursorThatCannotBeIsAProtocolError) {
   Publisher pub = create(Mode::in_place);
   auto sub = Subscriber::attach(name_, {.label = "liar"});
-  pub.publish(model_.sources(1));
+  model_.publish(pub, 1);
   auto found =
       detail::find_publication(name_, ::geteuid(), detail::SharedObject::Access::read_write);
   found.segment->place(sub.place()).cursor = 1'000'000;
-  EXPECT_THROWS(ProtocolError, "'liar'", (void)pub.publish(model_.sources(2), {.deadline = 50ms}));
+  EXPECT_THROWS(ProtocolError, "'liar'", (void)model_.publish(pub, 2, {.deadline = 50ms}));
   EXPECT_EQ(pub.version(), 1U);
 }
 

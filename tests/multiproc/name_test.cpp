@@ -155,7 +155,7 @@ TEST(Name, InspectAndListTakeNoPlace) {
   const std::string name = unique_name("look");
   Publisher pub =
       Publisher::create(name, model.layout, {.mode = Mode::double_buffered, .label = "tr\nainer"});
-  pub.publish(model.sources(1));
+  model.publish(pub, 1);
   auto sub = Subscriber::attach(name, {.label = "engine-7"});
   const Lease lease = sub.wait(newest(), kPatience);
   const PublicationInfo info = inspect(name);

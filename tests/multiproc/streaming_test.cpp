@@ -4,10 +4,11 @@
 namespace tenon::test {
 namespace {
 
-class Streaming : public ::testing::Test {
+class Streaming : public ::testing::TestWithParam<MemoryKind> {
  protected:
   Publisher create(std::uint32_t slots = 0) {
-    return Publisher::create(name_, model_.layout, {.mode = Mode::streaming, .slots = slots});
+    return Publisher::create(name_, model_.layout,
+                             {.memory = {GetParam()}, .mode = Mode::streaming, .slots = slots});
   }
   /// A child that loads versions 1..last and checks each one whole.
   Child loader(std::uint64_t last) {
@@ -23,10 +24,14 @@ class Streaming : public ::testing::Test {
     });
   }
   std::string name_ = unique_name("stream");
-  Model model_;
+  Node node_;
+  Model model_{GetParam()};
 };
 
-TEST_F(Streaming, ReadersLoadEveryVersionThroughFewSlots) {
+INSTANTIATE_TEST_SUITE_P(Kinds, Streaming, ::testing::ValuesIn(kinds()),
+                         [](const auto& p) { return std::string(name_of(p.param)); });
+
+TEST_P(Streaming, ReadersLoadEveryVersionThroughFewSlots) {
   constexpr std::uint64_t kVersions = 100;
   ASSERT_GE(model_.layout.bucket_count(), 4U);
   for (const std::uint32_t slots : {2U, 3U}) {
@@ -41,17 +46,17 @@ TEST_F(Streaming, ReadersLoadEveryVersionThroughFewSlots) {
   }
 }
 
-TEST_F(Streaming, LateJoinerBeginsWithTheNextVersion) {
+TEST_P(Streaming, LateJoinerBeginsWithTheNextVersion) {
   Publisher pub = create();
   Child first = loader(3);
-  pub.publish(model_.sources(1), {.require = 1});
-  pub.publish(model_.sources(2));
+  model_.publish(pub, 1, {.require = 1});
+  model_.publish(pub, 2);
   auto sub = Subscriber::attach(name_);
   sub.join();
   Destination into(model_);
   std::jthread publishing([&] {
-    pub.publish(model_.sources(3), {.deadline = kPatience, .require = 2});
-    pub.publish(model_.sources(4), {.deadline = kPatience});
+    model_.publish(pub, 3, {.deadline = kPatience, .require = 2});
+    model_.publish(pub, 4, {.deadline = kPatience});
   });
   EXPECT_EQ(sub.load(into.plan, kPatience), 3U);
   EXPECT_EQ(into.wrong(3), 0U);
@@ -59,7 +64,7 @@ TEST_F(Streaming, LateJoinerBeginsWithTheNextVersion) {
   EXPECT_EQ(first.wait(), 0);
 }
 
-TEST_F(Streaming, WholeVersionsAreNotOffered) {
+TEST_P(Streaming, WholeVersionsAreNotOffered) {
   Publisher pub = create();
   auto sub = Subscriber::attach(name_);
   EXPECT_THROWS(StreamingOnly, "use load()", (void)sub.wait(newest(), 0s));
@@ -67,34 +72,35 @@ TEST_F(Streaming, WholeVersionsAreNotOffered) {
   EXPECT_THROWS(InvalidArgument, "only in place", (void)pub.storage("embed"));
 }
 
-TEST_F(Streaming, FewBucketsArePublishedInPlaceAndItSaysSo) {
-  const Model two(1ULL << 20U);
-  Publisher pub = Publisher::create(name_, two.layout, {.mode = Mode::streaming});
+TEST_P(Streaming, FewBucketsArePublishedInPlaceAndItSaysSo) {
+  const Model two(GetParam(), 1ULL << 20U);
+  Publisher pub =
+      Publisher::create(name_, two.layout, {.memory = {GetParam()}, .mode = Mode::streaming});
   EXPECT_EQ(pub.mode(), Mode::in_place);
   ASSERT_EQ(pub.notes().size(), 1U);
   EXPECT_NE(pub.notes()[0].find("published in place"), std::string::npos);
 }
 
-TEST_F(Streaming, SlotCountMustFit) {
+TEST_P(Streaming, SlotCountMustFit) {
   const auto buckets = static_cast<std::uint32_t>(model_.layout.bucket_count());
   EXPECT_THROWS(InvalidArgument, "slots", (void)create(1));
   EXPECT_THROWS(InvalidArgument, "slots", (void)create(buckets));
   EXPECT_TRUE(shm_objects(name_).empty());
 }
 
-TEST_F(Streaming, StalledReaderIsNamedAndTheVersionAborted) {
+TEST_P(Streaming, StalledReaderIsNamedAndTheVersionAborted) {
   Publisher pub = create(2);
   auto sub = Subscriber::attach(name_, {.label = "stalled"});
   sub.join();
   EXPECT_THROWS(DeadlinePassed, "(stalled) holds version 1",
-                (void)pub.publish(model_.sources(1), {.deadline = 50ms}));
+                (void)model_.publish(pub, 1, {.deadline = 50ms}));
   Destination into(model_);
-  std::jthread next([&] { pub.publish(model_.sources(2), {.deadline = kPatience}); });
+  std::jthread next([&] { model_.publish(pub, 2, {.deadline = kPatience}); });
   EXPECT_EQ(sub.load(into.plan, kPatience), 2U) << "version 1 was aborted: its number is burnt";
   EXPECT_EQ(into.wrong(2), 0U);
 }
 
-TEST_F(Streaming, AbortedVersionLeavesTheDestinationTornUntilTheNext) {
+TEST_P(Streaming, AbortedVersionLeavesTheDestinationTornUntilTheNext) {
   Publisher pub = create(2);
   auto sub = Subscriber::attach(name_);
   Destination into(model_);
@@ -107,13 +113,13 @@ TEST_F(Streaming, AbortedVersionLeavesTheDestinationTornUntilTheNext) {
     EXPECT_THROWS(DeadlinePassed, "did not arrive", (void)sub.load(into.plan, 20ms));
     EXPECT_EQ(into.plan.state(), LoadState::torn);
   }
-  std::jthread next([&] { pub.publish(model_.sources(2), {.deadline = kPatience}); });
+  std::jthread next([&] { model_.publish(pub, 2, {.deadline = kPatience}); });
   EXPECT_EQ(sub.load(into.plan, kPatience), 2U);
   EXPECT_EQ(into.plan.state(), LoadState::loaded);
   EXPECT_EQ(into.wrong(2), 0U);
 }
 
-TEST_F(Streaming, AbortMidLoadIsSeenByAWaitingReader) {
+TEST_P(Streaming, AbortMidLoadIsSeenByAWaitingReader) {
   Publisher pub = create(2);
   Signal loading;
   Child reader([&] {
@@ -133,22 +139,22 @@ TEST_F(Streaming, AbortMidLoadIsSeenByAWaitingReader) {
     std::this_thread::sleep_for(
         20ms);  // lets the reader copy bucket 0 and sleep; either way must be right
   }
-  EXPECT_EQ(pub.publish(model_.sources(2), {.deadline = kPatience}), 2U);
+  EXPECT_EQ(model_.publish(pub, 2, {.deadline = kPatience}), 2U);
   EXPECT_EQ(reader.wait(), 0);
 }
 
-TEST_F(Streaming, UnchangedBucketsAreSkippedByThoseWhoHaveThem) {
+TEST_P(Streaming, UnchangedBucketsAreSkippedByThoseWhoHaveThem) {
   Publisher pub = create(2);
   auto sub = Subscriber::attach(name_);
   Destination into(model_);
   const auto load_beside = [&](const std::vector<Source>& sources) {
     sub.join();
-    std::jthread publishing([&] { pub.publish(sources, {.deadline = kPatience}); });
+    std::jthread publishing([&] { publish(pub, sources, {.deadline = kPatience}); });
     return sub.load(into.plan, kPatience);
   };
   EXPECT_EQ(load_beside(model_.sources(1)), 1U);
   const std::size_t embed = model_.layout.at("embed");
-  into.bytes[embed][0] ^= std::byte{1};
+  into.bytes[embed].spoil();
   auto sources = model_.sources(1);
   for (Source& s : sources) s.unchanged = true;
   EXPECT_EQ(load_beside(sources), 2U);
@@ -157,39 +163,39 @@ TEST_F(Streaming, UnchangedBucketsAreSkippedByThoseWhoHaveThem) {
   auto other = Subscriber::attach(name_);
   other.join();
   sub.pause();
-  std::jthread publishing([&] { pub.publish(sources, {.deadline = kPatience}); });
+  std::jthread publishing([&] { publish(pub, sources, {.deadline = kPatience}); });
   EXPECT_EQ(other.load(fresh.plan, kPatience), 3U);
   EXPECT_EQ(fresh.wrong(1), 0U) << "whoever has nothing yet loads unchanged buckets too";
 }
 
 // "Unchanged" is relative to what the publisher sent last, not to what this reader has: only the
 // number of the version that wrote the bytes can tell.
-TEST_F(Streaming, ReaderThatMissedAChangeLoadsABucketFrozenSince) {
+TEST_P(Streaming, ReaderThatMissedAChangeLoadsABucketFrozenSince) {
   Publisher pub = create(2);
   auto sub = Subscriber::attach(name_);
   Destination into(model_);
   sub.join();
   {
-    std::jthread publishing([&] { pub.publish(model_.sources(1), {.deadline = kPatience}); });
+    std::jthread publishing([&] { model_.publish(pub, 1, {.deadline = kPatience}); });
     EXPECT_EQ(sub.load(into.plan, kPatience), 1U);
   }
   sub.pause();
-  pub.publish(model_.sources(2));  // missed
+  model_.publish(pub, 2);  // missed
   sub.join();
   auto sources = model_.sources(2);
   for (Source& s : sources) s.unchanged = true;
-  std::jthread publishing([&] { pub.publish(sources, {.deadline = kPatience}); });
+  std::jthread publishing([&] { publish(pub, sources, {.deadline = kPatience}); });
   EXPECT_EQ(sub.load(into.plan, kPatience), 3U);
   EXPECT_EQ(into.wrong(2), 0U);
 }
 
-TEST_F(Streaming, TornLoadForgetsWhatItHad) {
+TEST_P(Streaming, TornLoadForgetsWhatItHad) {
   Publisher pub = create(2);
   auto sub = Subscriber::attach(name_);
   Destination into(model_);
   sub.join();
   {
-    std::jthread publishing([&] { pub.publish(model_.sources(1), {.deadline = kPatience}); });
+    std::jthread publishing([&] { model_.publish(pub, 1, {.deadline = kPatience}); });
     EXPECT_EQ(sub.load(into.plan, kPatience), 1U);
   }
   {  // version 2 is aborted after bucket 0, with the bytes of version 2, arrived
@@ -202,34 +208,33 @@ TEST_F(Streaming, TornLoadForgetsWhatItHad) {
   EXPECT_EQ(into.plan.state(), LoadState::torn);
   // A torn destination trusts nothing: even what looks loaded is copied again.
   const std::size_t last_parameter = model_.layout.size() - 1;
-  into.bytes[last_parameter][0] ^= std::byte{1};
+  into.bytes[last_parameter].spoil();
   auto sources = model_.sources(1);
   for (std::size_t i = 0; i < sources.size(); ++i)
     sources[i].unchanged = model_.layout[i].bucket != 0;
-  std::jthread publishing([&] { pub.publish(sources, {.deadline = kPatience}); });
+  std::jthread publishing([&] { publish(pub, sources, {.deadline = kPatience}); });
   EXPECT_EQ(sub.load(into.plan, kPatience), 3U);
   EXPECT_EQ(into.wrong(1), 0U);
 }
 
-TEST_F(Streaming, PausedReaderGatesNothing) {
+TEST_P(Streaming, PausedReaderGatesNothing) {
   Publisher pub = create(2);
   auto sub = Subscriber::attach(name_);
   sub.join();
   sub.pause();
-  for (std::uint64_t v = 1; v <= 3; ++v)
-    EXPECT_EQ(pub.publish(model_.sources(v), {.deadline = 0s}), v);
+  for (std::uint64_t v = 1; v <= 3; ++v) EXPECT_EQ(model_.publish(pub, v, {.deadline = 0s}), v);
   sub.join();
   Destination into(model_);
-  std::jthread next([&] { pub.publish(model_.sources(4), {.deadline = kPatience}); });
+  std::jthread next([&] { model_.publish(pub, 4, {.deadline = kPatience}); });
   EXPECT_EQ(sub.load(into.plan, kPatience), 4U);
 }
 
-TEST_F(Streaming, WhoLoadsAndLeavesIsNotCountedOn) {
+TEST_P(Streaming, WhoLoadsAndLeavesIsNotCountedOn) {
   Publisher pub = create(2);
   auto sub = Subscriber::attach(name_);
   Destination into(model_);
   EXPECT_EQ(sub.join(), 1U);
-  std::jthread publishing([&] { pub.publish(model_.sources(1), {.deadline = kPatience}); });
+  std::jthread publishing([&] { model_.publish(pub, 1, {.deadline = kPatience}); });
   EXPECT_EQ(sub.load(into.plan, kPatience, AfterLoad::leave), 1U);
   publishing.join();
   EXPECT_EQ(into.wrong(1), 0U);
@@ -242,7 +247,7 @@ TEST_F(Streaming, WhoLoadsAndLeavesIsNotCountedOn) {
   EXPECT_EQ(sub.join(), 2U) << "no version was begun: the next one is still to come";
 }
 
-TEST_F(Streaming, JoiningLateTellsWhichVersionComesNext) {
+TEST_P(Streaming, JoiningLateTellsWhichVersionComesNext) {
   Publisher pub = create(2);
   auto sub = Subscriber::attach(name_);
   auto update = pub.begin();
@@ -258,7 +263,7 @@ TEST(LoadPlans, ADestinationAddedAfterALoadHasNotArrived) {
   Model model;
   const std::string name = unique_name("added");
   Publisher pub = Publisher::create(name, model.layout);
-  pub.publish(model.sources(1));
+  model.publish(pub, 1);
   auto sub = Subscriber::attach(name);
   Destination into(model);
   EXPECT_EQ(sub.load(into.plan, kPatience), 1U);
@@ -270,7 +275,7 @@ TEST(LoadPlans, ADestinationAddedAfterALoadHasNotArrived) {
   EXPECT_EQ(model.wrong(0, more.data(), 1), 0U);
 }
 
-TEST_F(Streaming, BucketsAreWrittenInOrder) {
+TEST_P(Streaming, BucketsAreWrittenInOrder) {
   Publisher pub = create(2);
   auto update = pub.begin();
   EXPECT_THROWS(InvalidArgument, "before bucket 0 is sealed", (void)update.open(1));

@@ -19,11 +19,13 @@ struct CopyCase {
   std::uint64_t from_bytes = 64, to_bytes = 64;  // of the arenas; both begin with a guard
 
   [[nodiscard]] std::uint64_t bytes() const { return table.empty() ? 0 : table.back().end; }
+  /// With null pointers: offsets, for a CopyBase.
   [[nodiscard]] std::vector<CopyItem> items(const std::byte* source, std::byte* target) const {
     std::vector<CopyItem> all = table;
     for (std::size_t i = 0; i < all.size(); ++i) {
-      all[i].from = source + from[i];
-      all[i].to = target + to[i];
+      all[i].from = CopyBase::offset<const std::byte>(from[i]);
+      all[i].to = CopyBase::offset<std::byte>(to[i]);
+      all[i] = CopyBase{source, target}.resolve(all[i]);
     }
     return all;
   }

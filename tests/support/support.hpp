@@ -16,6 +16,7 @@
 #include <cstring>
 #include <functional>
 #include <string>
+#include <support/memory.hpp>
 #include <tenon/publisher.hpp>
 #include <tenon/subscriber.hpp>
 #include <thread>
@@ -34,14 +35,20 @@ inline std::string unique_name(const std::string& stem) {
   return "test-" + stem + "-" + std::to_string(::getpid()) + "-" + std::to_string(++counter);
 }
 
+/// Publishes and waits until the version is current.
+inline std::uint64_t publish(Publisher& pub, std::span<const Source> sources,
+                             const PublishOptions& options = {}) {
+  const std::uint64_t version = pub.publish(sources, options);
+  EXPECT_EQ(pub.wait_current(kPatience), version);
+  return version;
+}
+
 /// Parameters of assorted sizes over several buckets; every byte is a function of (parameter,
 /// version).
 class Model {
  public:
-  explicit Model(std::uint64_t bucket_bytes = 4096)
-      : layout(plan(parameters(), {.bucket_bytes = bucket_bytes})) {
-    for (std::size_t i = 0; i < layout.size(); ++i) bytes_.emplace_back(layout[i].bytes);
-  }
+  explicit Model(MemoryKind memory = MemoryKind::host, std::uint64_t bucket_bytes = 4096)
+      : layout(plan(parameters(), {.bucket_bytes = bucket_bytes})), kind(memory) {}
 
   static std::vector<Parameter> parameters() {
     return {{"embed", Dtype::f32, {17, 31}},         {"scale", Dtype::f32, {}},
@@ -56,18 +63,29 @@ class Model {
   std::vector<Source> sources(std::uint64_t v) {
     std::vector<Source> all;
     for (std::size_t i = 0; i < layout.size(); ++i) {
-      fill(bytes_[i], original(i), v);
+      if (i == bytes_.size()) bytes_.emplace_back(kind, layout[i].bytes);
+      bytes_[i].upload(bytes_of(i, v));
       all.push_back({bytes_[i].data(), layout[i].dtype, layout[i].bytes});
     }
     return all;
   }
+  /// What parameter `i` holds in version `v`.
+  [[nodiscard]] std::vector<std::byte> bytes_of(std::size_t i, std::uint64_t v) const {
+    std::vector<std::byte> bytes(layout[i].bytes);
+    fill(bytes, original(i), v);
+    return bytes;
+  }
+  /// Publishes version `v` and waits until it is current.
+  std::uint64_t publish(Publisher& pub, std::uint64_t v, const PublishOptions& options = {}) {
+    return test::publish(pub, sources(v), options);
+  }
 
   /// Bytes of `data` that are not those of parameter `i` in version `v`.
   [[nodiscard]] std::uint64_t wrong(std::size_t i, const std::byte* data, std::uint64_t v) const {
-    std::vector<std::byte> expected(layout[i].bytes);
-    fill(expected, original(i), v);
+    const std::vector<std::byte> expected = bytes_of(i, v);
+    const std::vector<std::byte> got = Bytes::get(kind, data, expected.size());
     std::uint64_t count = 0;
-    for (std::size_t k = 0; k < expected.size(); ++k) count += expected[k] != data[k] ? 1 : 0;
+    for (std::size_t k = 0; k < expected.size(); ++k) count += expected[k] != got[k] ? 1 : 0;
     return count;
   }
   [[nodiscard]] std::uint64_t wrong(const Lease& lease, std::uint64_t v) const {
@@ -80,6 +98,7 @@ class Model {
   }
 
   Layout layout;
+  MemoryKind kind;
 
  private:
   [[nodiscard]] std::size_t original(std::size_t i) const { return layout.tied_to(i).value_or(i); }
@@ -90,14 +109,14 @@ class Model {
       b = static_cast<std::byte>(x >> 56U);
     }
   }
-  std::vector<std::vector<std::byte>> bytes_;
+  std::vector<Bytes> bytes_;
 };
 
 /// A destination for every parameter of a model, and the plan that loads into it.
 struct Destination {
   explicit Destination(const Model& m) : model(m), plan(m.layout) {
     for (std::size_t i = 0; i < m.layout.size(); ++i)
-      bytes.emplace_back(m.layout[i].bytes + 1, std::byte{0xEE});
+      bytes.emplace_back(m.kind, m.layout[i].bytes + 1, std::byte{0xEE});
     for (std::size_t i = 0; i < m.layout.size(); ++i) plan.into(m.layout[i].name, bytes[i].data());
   }
   [[nodiscard]] std::uint64_t wrong(std::uint64_t v) const {
@@ -108,7 +127,7 @@ struct Destination {
   }
   const Model& model;
   LoadPlan plan;
-  std::vector<std::vector<std::byte>> bytes;
+  std::vector<Bytes> bytes;
 };
 
 /// One-way signals between processes, made before fork: poke() in one, wait() in the other.
@@ -181,6 +200,7 @@ class Child {
  private:
   static int run(const std::function<int()>& body) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    forget_inherited_cuda();
     int status = 99;
     try {
       status = body();

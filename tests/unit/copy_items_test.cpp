@@ -223,7 +223,7 @@ std::uint64_t expect_kernel_copies(const CopyCase& c, std::uint32_t blocks,
   Watched::good = true;
   for (std::uint32_t block = 0; block < blocks; ++block) {
     for (std::uint32_t thread = 0; thread < walk::kThreads; ++thread)
-      walk::copy<Watched>(table.data(), static_cast<std::uint32_t>(table.size()), c.bytes(),
+      walk::copy<Watched>(table.data(), static_cast<std::uint32_t>(table.size()), c.bytes(), {},
                           {block, blocks}, thread);
   }
   EXPECT_TRUE(Watched::good) << "a misaligned access, or one out of bounds";

@@ -395,5 +395,12 @@ TEST(PerProcess, IsOneForAllThreadsAndAnotherForAForkedChild) {
   EXPECT_EQ(detail::per_process<Box>().value, 7);
 }
 
+// This program includes no CUDA header, and nothing it links does.
+TEST(MemoryKinds, ThatThisProgramCannotReadAreNamedWithTheHeaderToInclude) {
+  EXPECT_THROWS(NoMemoryKind, "include <tenon/cuda.hpp>", (void)detail::ops_for(MemoryKind::cuda));
+  EXPECT_THROWS(NoMemoryKind, "<tenon/cuda.hpp>", (void)detail::require_stream_ops());
+  EXPECT_NO_THROW((void)detail::ops_for(MemoryKind::host));
+}
+
 }  // namespace
 }  // namespace tenon

@@ -21,6 +21,7 @@
 #include <tenon/detail/claim.hpp>
 #include <tenon/detail/memory.hpp>
 #include <tenon/detail/wait.hpp>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -53,11 +54,7 @@ class Attachment {
 
   /// Claims a place. Empty when the publication was closed meanwhile or its slots are gone.
   static std::shared_ptr<Attachment> claim(Segment segment, std::string_view label) {
-    // In a forked child nothing is touched: the claim, the mappings and the descriptors are the
-    // parent's.
-    std::shared_ptr<Attachment> self(new Attachment(std::move(segment)), [](Attachment* a) {
-      if (a->is_owner()) delete a;
-    });
+    std::shared_ptr<Attachment> self(new Attachment(std::move(segment)), destroy);
     if (!self->claim_) return nullptr;  // another publication has the name by now
     self->take_place(label);
     // Full fence: either the publisher's close sees this place, or this load sees the close.
@@ -67,17 +64,6 @@ class Attachment {
     return self;
   }
 
-  ~Attachment() {
-    if (place_) {
-      slots_.clear();  // detached means: handles closed, then the row says so
-      format::Place& row = segment_.place(*place_);
-      row.cursor.store(format::kIdle, std::memory_order_release);
-      row.state.store(static_cast<std::uint32_t>(format::PlaceState::free),
-                      std::memory_order_release);
-      unlock_byte(claim_->fd(), *place_);
-      wake(segment_.header().release);
-    }
-  }
   Attachment(const Attachment&) = delete;
   Attachment& operator=(const Attachment&) = delete;
 
@@ -96,9 +82,9 @@ class Attachment {
     return segment_.header().oldest.load(std::memory_order_acquire);
   }
 
-  /// Throws in a forked child, and when this process has lost its descriptors (and with them its
-  /// claim).
-  void check_usable() const {
+  /// Throws in a forked child, when this process has lost its descriptors (and with them its
+  /// claim), and when its CUDA context broke.
+  void check_usable() {
     if (!is_owner()) {
       throw Error(Errc::ForkedChild, "this subscription was made by process " +
                                          std::to_string(pid_) + "; a forked child attaches anew");
@@ -109,6 +95,17 @@ class Attachment {
                   "this process closed the descriptor that holds its place in '" +
                       segment_.object().name() + "' (daemonised?); attach again");
     }
+    check_device();
+  }
+
+  /// Throws when host functions of this place will never run. From then on it gates nothing.
+  void check_device() {
+    if (failure() == nullptr && pending_.load(std::memory_order_acquire) > 0) {
+      if (const char* error = require_stream_ops().broken()) fail(error);
+    }
+    if (const char* error = failure())
+      throw Error(Errc::Cuda, std::string("the CUDA context of this process is broken (") + error +
+                                  "): what it reads is not to be trusted, start it again");
   }
 
   /// Holds the newest complete version if it is what is asked for; its parity, or nothing for "not
@@ -140,6 +137,52 @@ class Attachment {
     wake(segment_.header().release);
   }
 
+  /// Ends one lease when everything enqueued so far on each of the streams has passed. Throws
+  /// Error(Capturing) with the lease still held, Error(Cuda) with the lease held unless the context
+  /// is broken.
+  void end_behind(unsigned parity, const Stream* streams, std::size_t count) {
+    const StreamOps& ops = require_stream_ops();
+    for (std::size_t i = 0; i < count; ++i) ops.check_not_capturing(streams[i]);
+    {
+      const std::lock_guard lock(mutex_);
+      held_[parity].leases += static_cast<std::uint32_t>(count);  // one to end behind each stream
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      try {
+        behind(streams[i], end_passed, &endings_[parity]);
+      } catch (...) {
+        for (; i < count; ++i) end(parity);  // the caller's own is still held
+        throw;
+      }
+    }
+    end(parity);
+  }
+
+  /// Streaming: the record that is read next, and where to stop gating the publisher (0: nowhere).
+  void begin_copies(std::uint64_t record, std::uint64_t leave_at) noexcept {
+    copies_.next = record;
+    copies_.leave_at = leave_at;
+  }
+  /// Streaming: moves the cursor to the next record, behind the copies enqueued on `stream`.
+  void advance_behind(Stream stream) {
+    enqueue_copies_end(stream, [](void* self) {
+      auto& a = *static_cast<Attachment*>(self);
+      Copies& c = a.copies_;
+      ++c.next;
+      a.set_cursor(c.next == c.leave_at ? format::kIdle : c.next);
+      wake(a.segment_.header().release);
+      a.copies_passed();
+    });
+  }
+  /// Marks the end of the copies enqueued on `stream`.
+  void finish_behind(Stream stream) {
+    enqueue_copies_end(stream, [](void* self) { static_cast<Attachment*>(self)->copies_passed(); });
+  }
+  /// Waits until all copies so marked have been made; false at the deadline.
+  [[nodiscard]] bool wait_for_copies(const Deadline& deadline) {
+    return poll_until_zero(copies_.outstanding, deadline, [this] { check_device(); });
+  }
+
   /// Whether the publisher waits for a version that is held here.
   [[nodiscard]] bool any_wanted() {
     const std::uint64_t line = oldest();
@@ -150,7 +193,8 @@ class Attachment {
 
   /// release: everything this process read before is done before the publisher sees the new cursor.
   void set_cursor(std::uint64_t record) noexcept {
-    segment_.place(*place_).cursor.store(record, std::memory_order_release);
+    segment_.place(*place_).cursor.store(failure() == nullptr ? record : format::kIdle,
+                                         std::memory_order_release);
   }
   void note_pinned() noexcept {
     segment_.place(*place_).pinned_at.store(monotonic_ns(), std::memory_order_relaxed);
@@ -160,7 +204,107 @@ class Attachment {
   }
 
  private:
+  [[nodiscard]] const char* failure() const noexcept {
+    return failure_.load(std::memory_order_acquire);
+  }
   static constexpr int kAttempts = 8;
+  static constexpr Duration kDrain = std::chrono::seconds(2);
+
+  /// What a host function gets to end a lease.
+  struct Ending {
+    Attachment* attachment;
+    unsigned parity;
+  };
+  /// Loading: touched by host functions, one after another in the order of their stream.
+  struct Copies {
+    std::uint64_t next = 0;
+    std::uint64_t leave_at = 0;
+    std::atomic<std::uint32_t> outstanding{0};
+  };
+
+  // Host functions hold no ownership: the last owner closes handles, which is a CUDA call. So they
+  // are waited for here. In a forked child nothing is touched: the claim, the mappings and the
+  // descriptors are the parent's.
+  static void destroy(Attachment* a) noexcept {
+    if (!a->is_owner()) return;
+    const Deadline deadline(kDrain);
+    bool drained = false;
+    try {
+      drained = poll_until_zero(a->pending_, deadline, [a] { a->check_device(); });
+    } catch (const Error&) {  // a broken context: they never run
+      a->detach();
+      return;  // the object stays, should one run all the same
+    }
+    if (!drained) {
+      report("a lease of '" + a->segment_.object().name() +
+             "' was released behind work that is still running after 2 s; its place stays taken "
+             "until this process ends");
+      return;
+    }
+    a->detach();
+    delete a;
+  }
+
+  void detach() noexcept {
+    if (!place_) return;
+    slots_.clear();  // detached means: handles closed, then the row says so
+    format::Place& row = segment_.place(*place_);
+    row.cursor.store(format::kIdle, std::memory_order_release);
+    row.state.store(static_cast<std::uint32_t>(format::PlaceState::free),
+                    std::memory_order_release);
+    unlock_byte(claim_->fd(), *place_);
+    wake(segment_.header().release);
+  }
+
+  ~Attachment() = default;
+
+  /// Calls function(argument) behind what is enqueued on `stream`; the function ends with
+  /// passed().
+  void behind(Stream stream, void (*function)(void*), void* argument) {
+    pending_.fetch_add(1, std::memory_order_relaxed);
+    try {
+      require_stream_ops().after(stream, function, argument);
+    } catch (...) {
+      passed();
+      if (const char* error = require_stream_ops().broken()) fail(error);
+      throw;
+    }
+  }
+  /// The last thing a host function does here: behind it the object may be gone.
+  void passed() noexcept { pending_.fetch_sub(1, std::memory_order_release); }
+  static void end_passed(void* ending) {
+    const Ending& e = *static_cast<Ending*>(ending);
+    e.attachment->end(e.parity);
+    e.attachment->passed();
+  }
+  void copies_passed() noexcept {
+    copies_.outstanding.fetch_sub(1, std::memory_order_release);
+    passed();
+  }
+  /// Host memory is copied on the spot, so its end is now.
+  void enqueue_copies_end(Stream stream, void (*function)(void*)) {
+    copies_.outstanding.fetch_add(1, std::memory_order_relaxed);
+    if (segment_.facts().memory == MemoryKind::host) {
+      pending_.fetch_add(1, std::memory_order_relaxed);
+      function(this);
+      return;
+    }
+    try {
+      behind(stream, function, this);
+    } catch (...) {
+      copies_.outstanding.fetch_sub(1, std::memory_order_relaxed);
+      throw;
+    }
+  }
+
+  /// After a sticky CUDA error: what was to end leases never runs, so everything ends here.
+  void fail(const char* error) noexcept {
+    failure_.store(error, std::memory_order_release);
+    set_cursor(format::kIdle);
+    segment_.place(*place_).state.store(static_cast<std::uint32_t>(format::PlaceState::failed),
+                                        std::memory_order_release);
+    wake(segment_.header().release);
+  }
 
   explicit Attachment(Segment segment)
       : segment_(std::move(segment)),
@@ -218,10 +362,25 @@ class Attachment {
       const bool streaming = facts.mode == Mode::streaming;
       const format::Slot slot =
           segment_.slot(i, streaming ? largest : layout_.bucket_bytes(i % facts.buckets));
-      slots_.push_back(per_process<SlotTable>().open(facts, slot));
+      slots_.push_back(open_slot(slot));
       if (!slots_.back()) return false;
     }
     return true;
+  }
+
+  /// A publisher that dies loses its device memory some instants before its lock: a handle that
+  /// does not open is looked at again.
+  SlotPointer open_slot(const format::Slot& slot) const {
+    try {
+      return per_process<SlotTable>().open(segment_.facts(), slot);
+    } catch (const Error&) {
+      const Deadline deadline(std::chrono::milliseconds(200));
+      for (; !deadline.passed(); std::this_thread::sleep_for(std::chrono::milliseconds(5))) {
+        if (is_closed() || segment_.publisher_dead()) return nullptr;
+        if (segment_.facts().memory == MemoryKind::host) break;
+      }
+      throw;
+    }
   }
 
   [[nodiscard]] bool satisfies(std::uint64_t c, const VersionRequest& want) const {
@@ -300,6 +459,10 @@ class Attachment {
   std::vector<SlotPointer> slots_;
   std::mutex mutex_;  ///< guards held_ and the cursor; no device call is made while it is held
   Held held_[2];
+  Ending endings_[2]{{this, 0}, {this, 1}};
+  Copies copies_;
+  std::atomic<std::uint32_t> pending_{0};      ///< host functions that have not passed
+  std::atomic<const char*> failure_{nullptr};  ///< the sticky CUDA error; null while all is well
 };
 
 }  // namespace detail

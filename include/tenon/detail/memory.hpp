@@ -12,20 +12,52 @@
 #include <string>
 #include <tenon/detail/segment.hpp>
 #include <utility>
+#include <vector>
 
 namespace tenon::detail {
 
 /// First byte of a slot or of an allocation, mapped into this process; the last owner unmaps it.
 using SlotPointer = std::shared_ptr<const std::byte>;
 
+/// Contiguous copies out of one bucket.
+struct CopyBatch {
+  std::vector<void*> to;
+  std::vector<std::uint64_t> offset;  ///< in the bucket
+  std::vector<std::size_t> bytes;     ///< none of them 0
+  std::vector<const void*> from;      ///< room for offset + where the bucket is
+};
+
 /// What a memory kind can do for a subscriber.
 struct MemoryOps {
   /// Maps the allocation that a slot lies in, read-only where the kind allows. Empty when the
   /// publisher has removed it.
   SlotPointer (*open)(const Facts& facts, const format::Slot& slot);
-  /// Copies out of a slot into the engine's own memory of the same kind.
-  void (*copy)(void* to, const std::byte* from, std::uint64_t bytes);
+  /// Copies out of a slot into the engine's own memory of the same kind. Host memory: done on
+  /// return; else enqueued on `stream`.
+  void (*copy)(CopyBatch& batch, const std::byte* bucket, Stream stream);
+  /// A stream for loads that come without one; null for host memory, which needs none.
+  Stream (*own_stream)(const Facts& facts);
 };
+
+/// What tenon/cuda.hpp adds for work that ends in stream order, whatever the memory kind.
+struct StreamOps {
+  /// Throws Error(Capturing) when `stream` is being captured.
+  void (*check_not_capturing)(Stream stream);
+  /// Calls function(argument), which must call nothing of CUDA, behind what is enqueued so far.
+  void (*after)(Stream stream, void (*function)(void*), void* argument);
+  /// The error after which nothing enqueued by this process will run; null while all is well.
+  const char* (*broken)();
+};
+inline std::atomic<const StreamOps*> stream_ops{nullptr};
+
+[[nodiscard]] inline const StreamOps& require_stream_ops() {
+  const StreamOps* ops = stream_ops.load(std::memory_order_acquire);
+  if (ops == nullptr) {
+    throw Error(Errc::NoMemoryKind,
+                "CUDA streams need <tenon/cuda.hpp> included in one of the program's sources");
+  }
+  return *ops;
+}
 
 [[nodiscard]] inline SlotPointer open_host_slots(const Facts& facts, const format::Slot& slot) {
   std::uint8_t instance[16];
@@ -44,9 +76,13 @@ struct MemoryOps {
   return {std::move(owner), first};
 }
 
-inline constexpr MemoryOps kHostOps{
-    open_host_slots,
-    [](void* to, const std::byte* from, std::uint64_t bytes) { std::memcpy(to, from, bytes); }};
+inline constexpr MemoryOps kHostOps{open_host_slots,
+                                    [](CopyBatch& batch, const std::byte* bucket, Stream) {
+                                      for (std::size_t i = 0; i < batch.to.size(); ++i)
+                                        std::memcpy(batch.to[i], bucket + batch.offset[i],
+                                                    batch.bytes[i]);
+                                    },
+                                    [](const Facts&) { return Stream(nullptr); }};
 
 /// The kinds this program can read. `host` is always there; tenon/cuda.hpp adds `cuda`.
 inline std::array<std::atomic<const MemoryOps*>, 3> memory_ops{nullptr, &kHostOps, nullptr};

@@ -57,6 +57,8 @@ namespace detail {
 struct Facts {
   std::array<std::uint8_t, 16> instance{};
   std::array<std::uint8_t, 16> device_uuid{};
+  std::uint32_t driver_version = 0;
+  std::uint32_t runtime_version = 0;
   format::Process publisher{};
   MemoryKind memory = MemoryKind::host;
   Mode mode = Mode::in_place;
@@ -242,6 +244,8 @@ inline Layout Segment::layout() const {
   Facts f;
   std::memcpy(f.instance.data(), h.instance, sizeof(h.instance));
   std::memcpy(f.device_uuid.data(), h.device_uuid, sizeof(h.device_uuid));
+  f.driver_version = h.driver_version;
+  f.runtime_version = h.runtime_version;
   f.publisher = h.publisher;
   f.created_at = h.created_at;
   f.label = clean_text(h.label);

@@ -13,11 +13,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <climits>
 #include <cstdint>
 #include <ctime>
 #include <tenon/format.hpp>
+#include <thread>
 
 namespace tenon {
 
@@ -86,7 +88,7 @@ inline void cpu_relax() noexcept {
 }
 
 template <class Ready>
-[[nodiscard]] bool spin_until(Duration spin, Ready& ready) {
+[[nodiscard]] bool spin_until(Duration spin, Ready&& ready) {
   if (spin <= Duration::zero()) return ready();
   const Deadline end(spin);
   do {
@@ -96,6 +98,26 @@ template <class Ready>
     }
   } while (!end.passed());
   return false;
+}
+
+/// Waits until a count of this process is 0, which nobody announces; false at the deadline. Spins a
+/// little, then looks every 20 us to 1 ms; `check()` runs about every 100 ms and may throw.
+template <class Check>
+[[nodiscard]] bool poll_until_zero(const std::atomic<std::uint32_t>& count,
+                                   const Deadline& deadline, Check check) {
+  const auto zero = [&] { return count.load(std::memory_order_acquire) == 0; };
+  if (spin_until(kDefaultSpin, zero)) return true;
+  Duration pause = std::chrono::microseconds(20);
+  for (Deadline slice(kSlice); !zero();) {
+    if (deadline.passed()) return false;
+    if (slice.passed()) {
+      check();
+      slice = Deadline(kSlice);
+    }
+    std::this_thread::sleep_for(pause);
+    pause = std::min<Duration>(pause * 2, std::chrono::milliseconds(1));
+  }
+  return true;
 }
 
 /// Waits until `ready()` or the deadline; true if ready. `check()` runs at least every 100 ms: it

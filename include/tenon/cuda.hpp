@@ -1,0 +1,323 @@
+// Publications in GPU memory: include this in one source of a program that reads them, and link the
+// CUDA runtime (CUDA::cudart_static will do). Header-only, C++17, needs the toolkit's headers 13.0.
+//
+// No call of the driver library is linked: the one that is needed comes through the runtime, and a
+// program starts on a machine that has no driver at all.
+//
+// Facts this relies on (CUDA 13.0 runtime API, "Interprocess Communication"): a handle opened again
+// in one process gives the same pointer and is counted; opening in the exporting process fails;
+// freeing before the importers have closed is undefined, hence slots are freed when all places are
+// detached; a device is known by its UUID, as ordinals differ with CUDA_VISIBLE_DEVICES.
+#pragma once
+
+#include <cuda.h>
+#include <cudaTypedefs.h>
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <tenon/detail/memory.hpp>
+#include <utility>
+#include <vector>
+
+namespace tenon {
+
+/// A CUDA call that failed.
+class CudaError : public Error {
+ public:
+  CudaError(cudaError_t error, const std::string& doing, const std::string& hint = "")
+      : Error(Errc::Cuda,
+              doing + ": " + cudaGetErrorName(error) + ", " + cudaGetErrorString(error) + hint),
+        error_(error) {}
+  [[nodiscard]] cudaError_t error() const noexcept { return error_; }
+
+ private:
+  cudaError_t error_;
+};
+
+namespace detail::cuda {
+
+/// The runtime remembers the error of each call that fails. Ours is thrown, not left behind for the
+/// program's next cudaGetLastError().
+inline cudaError_t forgotten(cudaError_t error) noexcept {
+  if (error != cudaSuccess) (void)cudaGetLastError();
+  return error;
+}
+inline void check(cudaError_t error, const char* doing) {
+  if (forgotten(error) != cudaSuccess) throw CudaError(error, doing);
+}
+
+/// Makes a device current and restores the one before.
+class DeviceScope {
+ public:
+  explicit DeviceScope(int device) {
+    check(cudaGetDevice(&before_), "cudaGetDevice");
+    if (before_ == device) return;
+    check(cudaSetDevice(device), "cudaSetDevice");
+    changed_ = true;
+  }
+  ~DeviceScope() {
+    if (changed_) (void)forgotten(cudaSetDevice(before_));
+  }
+  DeviceScope(const DeviceScope&) = delete;
+  DeviceScope& operator=(const DeviceScope&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+using Uuid = std::array<std::uint8_t, 16>;
+
+/// "GPU-8-4-4-4-12", as nvidia-smi and CUDA_VISIBLE_DEVICES have it.
+[[nodiscard]] inline std::string text_of(const Uuid& uuid) {
+  static constexpr char kDigits[] = "0123456789abcdef";
+  std::string text = "GPU";
+  for (std::size_t i = 0; i < uuid.size(); ++i) {
+    if (i == 0 || i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+    text += kDigits[uuid[i] >> 4U];
+    text += kDigits[uuid[i] & 15U];
+  }
+  return text;
+}
+
+/// Number of devices this process sees. Throws Error(NoDevice) when it cannot use CUDA at all.
+[[nodiscard]] inline int device_count() {
+  int count = 0;
+  const cudaError_t error = forgotten(cudaGetDeviceCount(&count));
+  if (error == cudaSuccess && count > 0) return count;
+  throw Error(Errc::NoDevice,
+              "no GPU can be used here: " +
+                  (error == cudaSuccess
+                       ? std::string("CUDA_VISIBLE_DEVICES hides every device")
+                       : std::string(cudaGetErrorName(error)) + ", " + cudaGetErrorString(error)) +
+                  " (host memory needs no GPU)");
+}
+
+[[nodiscard]] inline Uuid uuid_of(int device) {
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+  Uuid uuid;
+  std::memcpy(uuid.data(), &properties.uuid, uuid.size());
+  return uuid;
+}
+
+[[nodiscard]] inline int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+/// What this process knows of its devices. One for the process: UUIDs are read once.
+class Devices {
+ public:
+  /// The ordinal here of the device with that UUID. Throws Error(NoDevice).
+  int find(const Uuid& uuid) {
+    const std::lock_guard lock(mutex_);
+    const auto known = ordinals_.find(uuid);
+    if (known != ordinals_.end()) return known->second;
+    const int count = device_count();
+    for (int device = 0; device < count; ++device) ordinals_[uuid_of(device)] = device;
+    const auto found = ordinals_.find(uuid);
+    if (found != ordinals_.end()) return found->second;
+    const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+    throw Error(Errc::NoDevice,
+                "the publication is on " + text_of(uuid) + ", which is none of the " +
+                    std::to_string(count) + " devices that this process sees (" +
+                    (visible != nullptr ? "CUDA_VISIBLE_DEVICES=" + std::string(visible)
+                                        : "CUDA_VISIBLE_DEVICES is not set") +
+                    "); 'nvidia-smi -L' lists all");
+  }
+
+  /// A stream of Tenon's own on `device`, made on first use and never destroyed. It waits for no
+  /// other stream, and asking it tells whether the device's context still works.
+  cudaStream_t stream(int device) {
+    const std::lock_guard lock(mutex_);
+    const auto known = streams_.find(device);
+    if (known != streams_.end()) return known->second;
+    const DeviceScope scope(device);
+    cudaStream_t stream = nullptr;
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    streams_[device] = stream;
+    return stream;
+  }
+
+  [[nodiscard]] const char* broken() {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [device, stream] : streams_) {
+      const cudaError_t error = forgotten(cudaStreamQuery(stream));
+      if (error != cudaSuccess && error != cudaErrorNotReady) return cudaGetErrorName(error);
+    }
+    return nullptr;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<Uuid, int> ordinals_;
+  std::map<int, cudaStream_t> streams_;
+};
+
+/// Bytes of the allocation behind a pointer, from its first byte on.
+[[nodiscard]] inline std::uint64_t allocation_bytes(const void* first) {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found{};
+  check(cudaGetDriverEntryPointByVersion("cuMemGetAddressRange", &function, 3020, cudaEnableDefault,
+                                         &found),
+        "looking up cuMemGetAddressRange");
+  if (found != cudaDriverEntryPointSuccess || function == nullptr)
+    throw CudaError(cudaErrorSymbolNotFound, "looking up cuMemGetAddressRange");
+  CUdeviceptr base = 0;
+  std::size_t bytes = 0;
+  const auto pointer = reinterpret_cast<CUdeviceptr>(first);
+  const auto range = reinterpret_cast<PFN_cuMemGetAddressRange_v3020>(function);
+  check(static_cast<cudaError_t>(range(&base, &bytes, pointer)), "cuMemGetAddressRange");
+  return base + bytes - pointer;
+}
+
+/// Where the publication's memory is opened: under the device that is current, so that no context
+/// is made on another one (500 MiB each). Throws Error(NoDevice), Error(NotShareable).
+[[nodiscard]] inline int device_for(const Facts& facts) {
+  const int theirs = per_process<Devices>().find(facts.device_uuid);
+  int mine = 0;
+  check(cudaGetDevice(&mine), "cudaGetDevice");
+  if (mine == theirs) return mine;
+  int reaches = 0;
+  check(cudaDeviceCanAccessPeer(&reaches, mine, theirs), "cudaDeviceCanAccessPeer");
+  if (reaches != 0) return mine;
+  throw Error(Errc::NotShareable,
+              "the publication is on device " + std::to_string(theirs) + " (" +
+                  text_of(facts.device_uuid) + "), and the current device " + std::to_string(mine) +
+                  " has no peer access to it; call cudaSetDevice(" + std::to_string(theirs) +
+                  ") before attaching, or publish on a device with a link between them");
+}
+
+/// Why a handle could not be opened, as far as that can be told.
+[[nodiscard]] inline std::string reason_not_opened(const Facts& facts, int device,
+                                                   cudaError_t error) {
+  const format::Process me = this_process();
+  if (me.pid_namespace != facts.publisher.pid_namespace && me.pid == facts.publisher.pid) {
+    return "; publisher and subscriber have the same pid (" + std::to_string(me.pid) +
+           ") in different pid namespaces, which CUDA takes for one process: start one of them "
+           "again, or share the pid namespace";
+  }
+  int driver = 0;
+  int runtime = 0;
+  (void)forgotten(cudaDriverGetVersion(&driver));
+  (void)forgotten(cudaRuntimeGetVersion(&runtime));
+  if (static_cast<std::uint32_t>(driver) != facts.driver_version ||
+      static_cast<std::uint32_t>(runtime) / 1000 != facts.runtime_version / 1000) {
+    return "; the publisher has CUDA driver " + std::to_string(facts.driver_version) +
+           " and runtime " + std::to_string(facts.runtime_version) + ", this process " +
+           std::to_string(driver) + " and " + std::to_string(runtime) +
+           ": use the same on both sides";
+  }
+  if (error == cudaErrorTooManyPeers)
+    return "; the current device has as many peers as it can: attach with the publication's device "
+           "current";
+  cudaDeviceProp properties{};
+  if (forgotten(cudaGetDeviceProperties(&properties, device)) == cudaSuccess &&
+      std::strstr(properties.name, "MIG") != nullptr)
+    return "; memory cannot be shared between MIG GPU instances: run both sides in one instance";
+  return "";
+}
+
+inline void check_compute_mode(int device) {
+  const int mode = attribute(cudaDevAttrComputeMode, device);
+  if (mode == cudaComputeModeDefault) return;
+  throw Error(Errc::NotShareable,
+              "device " + std::to_string(device) + " is in compute mode " +
+                  (mode == cudaComputeModeProhibited ? "'prohibited'" : "'exclusive process'") +
+                  ", which keeps a second process out: 'nvidia-smi -c DEFAULT' (as root)");
+}
+
+struct CloseHandle {
+  int device;
+  void operator()(const std::byte* base) const noexcept {
+    try {
+      const DeviceScope scope(device);
+      check(cudaIpcCloseMemHandle(const_cast<std::byte*>(base)), "cudaIpcCloseMemHandle");
+    } catch (const CudaError& e) {
+      // At the end of a process, or of its context, the mapping goes by itself.
+      if (e.error() != cudaErrorCudartUnloading && per_process<Devices>().broken() == nullptr)
+        report(e.what());
+    }
+  }
+};
+
+[[nodiscard]] inline SlotPointer open_slot(const Facts& facts, const format::Slot& slot) {
+  const int device = device_for(facts);
+  check_compute_mode(device);
+  (void)per_process<Devices>().stream(device);  // from here on a broken context is noticed
+  cudaIpcMemHandle_t handle;
+  static_assert(sizeof(handle) == sizeof(slot.handle));
+  std::memcpy(&handle, slot.handle, sizeof(handle));
+  void* base = nullptr;
+  const cudaError_t error =
+      forgotten(cudaIpcOpenMemHandle(&base, handle, cudaIpcMemLazyEnablePeerAccess));
+  if (error != cudaSuccess) {
+    throw CudaError(error, "opening a slot of process " + std::to_string(facts.publisher.pid),
+                    reason_not_opened(facts, device, error));
+  }
+  SlotPointer mapped(static_cast<const std::byte*>(base), CloseHandle{device});
+  const std::uint64_t bytes = allocation_bytes(base);
+  check_field(bytes >= slot.mapped_bytes, "slot.mapped_bytes", slot.mapped_bytes,
+              "at most the size of what its handle opens");
+  return mapped;
+}
+
+inline void copy(CopyBatch& batch, const std::byte* bucket, Stream stream) {
+  const std::size_t count = batch.to.size();
+  if (count == 0) return;
+  batch.from.resize(count);
+  for (std::size_t i = 0; i < count; ++i) batch.from[i] = bucket + batch.offset[i];
+  if (stream.get() == nullptr) {  // which batches refuse
+    for (std::size_t i = 0; i < count; ++i)
+      check(cudaMemcpyAsync(batch.to[i], batch.from[i], batch.bytes[i], cudaMemcpyDefault, nullptr),
+            "copying out of a slot");
+    return;
+  }
+  cudaMemcpyAttributes in_stream_order{};
+  in_stream_order.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
+  std::size_t first = 0;
+  check(cudaMemcpyBatchAsync(batch.to.data(), batch.from.data(), batch.bytes.data(), count,
+                             &in_stream_order, &first, 1, stream.get()),
+        "copying out of a slot");
+}
+
+inline void check_not_capturing(Stream stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  const cudaError_t error = forgotten(cudaStreamIsCapturing(stream.get(), &status));
+  if (error != cudaErrorStreamCaptureImplicit) check(error, "cudaStreamIsCapturing");
+  if (error == cudaSuccess && status == cudaStreamCaptureStatusNone) return;
+  throw Error(Errc::Capturing,
+              "the stream is being captured: a graph would replay this hand-over; do it outside");
+}
+
+inline void after(Stream stream, void (*function)(void*), void* argument) {
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  (void)per_process<Devices>().stream(device);
+  check(cudaLaunchHostFunc(stream.get(), function, argument), "cudaLaunchHostFunc");
+}
+
+inline const char* broken() { return per_process<Devices>().broken(); }
+
+inline constexpr MemoryOps kMemoryOps{
+    open_slot, copy,
+    [](const Facts& facts) { return Stream(per_process<Devices>().stream(device_for(facts))); }};
+inline constexpr StreamOps kStreamOps{check_not_capturing, after, broken};
+
+inline const bool registered = [] {
+  memory_ops[static_cast<std::size_t>(MemoryKind::cuda)].store(&kMemoryOps);
+  stream_ops.store(&kStreamOps);
+  return true;
+}();
+
+}  // namespace detail::cuda
+}  // namespace tenon

@@ -1,0 +1,160 @@
+// Slots in GPU memory: one cudaMalloc each, exported once. Or the trainer's own allocations.
+//
+// CUDA shares whole 2 MiB blocks of device memory, hence sizes are multiples of that: a slot never
+// lies in one block with something that is nobody's business.
+#include <algorithm>
+#include <string>
+#include <tenon/cuda.hpp>
+#include <utility>
+
+#include "slot_memory.hpp"
+
+namespace tenon::ipc {
+namespace {
+
+namespace cuda = detail::cuda;
+
+std::string mib(std::uint64_t bytes) { return std::to_string(bytes >> 20U) + " MiB"; }
+
+struct FreeMemory {
+  int device;
+  void operator()(const std::byte* memory) const noexcept {
+    try {
+      const cuda::DeviceScope scope(device);
+      cuda::check(cudaFree(const_cast<std::byte*>(memory)), "cudaFree");
+    } catch (const CudaError& e) {
+      // At the end of a process, or of its context, the memory goes by itself.
+      if (e.error() != cudaErrorCudartUnloading &&
+          detail::per_process<cuda::Devices>().broken() == nullptr)
+        detail::report(e.what());
+    }
+  }
+};
+
+class CudaSlots final : public SlotMemory {
+ public:
+  CudaSlots(int device, std::vector<OwnMemory> own) : device_(device), own_(std::move(own)) {
+    const int count = cuda::device_count();
+    if (device < 0 || device >= count) {
+      throw Error(Errc::NoDevice, "there is no device " + std::to_string(device) + ": " +
+                                      std::to_string(count) + " can be seen here");
+    }
+    cuda::check_compute_mode(device);
+    int driver = 0;
+    int runtime = 0;
+    cuda::check(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
+    cuda::check(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
+    identity_ = {MemoryKind::cuda, cuda::uuid_of(device), static_cast<std::uint32_t>(driver),
+                 static_cast<std::uint32_t>(runtime)};
+  }
+
+  [[nodiscard]] MemoryIdentity identity() const override { return identity_; }
+
+  void allocate(const detail::Facts&, std::span<const std::uint64_t> sizes,
+                const Progress& progress) override {
+    const cuda::DeviceScope scope(device_);
+    std::uint64_t total = 0;
+    for (const std::uint64_t size : sizes) {
+      if (__builtin_add_overflow(total, size, &total)) throw_out_of_space(0, sizes.size(), ~0ULL);
+    }
+    try {
+      std::uint64_t done = 0;
+      for (std::size_t i = 0; i < sizes.size(); ++i) {
+        slots_.push_back(i < own_.size() && own_[i] != nullptr ? adopt(own_[i], sizes[i])
+                                                               : make(i, sizes));
+        done += sizes[i];
+        if (progress) progress(done, total);
+      }
+      cuda::check(cudaStreamSynchronize(stream()), "clearing slots");
+    } catch (...) {
+      slots_.clear();
+      throw;
+    }
+  }
+
+  [[nodiscard]] format::Slot describe(std::size_t i) const override {
+    format::Slot slot{};
+    slot.handle_kind = static_cast<std::uint32_t>(format::HandleKind::cuda_ipc);
+    slot.allocation = static_cast<std::uint32_t>(i);
+    std::memcpy(slot.handle, &slots_[i].handle, sizeof(slot.handle));
+    slot.bytes = slots_[i].bytes;
+    slot.mapped_bytes = slots_[i].bytes;
+    return slot;
+  }
+  [[nodiscard]] std::byte* data(std::size_t i) const override {
+    return const_cast<std::byte*>(slots_[i].memory.get());
+  }
+  [[nodiscard]] detail::SlotPointer pointer(std::size_t i) const override {
+    return slots_[i].memory;
+  }
+  void withdraw() noexcept override {}
+  [[nodiscard]] bool outlived_by_readers() const override { return false; }
+  void keep_for_ever() noexcept override {
+    for (Slot& slot : slots_) (void)new detail::SlotPointer(std::move(slot.memory));
+    slots_.clear();
+  }
+
+ private:
+  struct Slot {
+    detail::SlotPointer memory;
+    std::uint64_t bytes;
+    cudaIpcMemHandle_t handle;
+  };
+
+  [[nodiscard]] cudaStream_t stream() const {
+    return detail::per_process<cuda::Devices>().stream(device_);
+  }
+
+  [[nodiscard]] Slot make(std::size_t i, std::span<const std::uint64_t> sizes) const {
+    void* memory = nullptr;
+    const cudaError_t error = cuda::forgotten(cudaMalloc(&memory, sizes[i]));
+    if (error == cudaErrorMemoryAllocation) throw_out_of_space(i, sizes.size(), sizes[i]);
+    cuda::check(error, "cudaMalloc");
+    detail::SlotPointer owner(static_cast<const std::byte*>(memory), FreeMemory{device_});
+    // Memory comes as its last owner left it, which no subscriber is to see.
+    cuda::check(cudaMemsetAsync(memory, 0, sizes[i], stream()), "clearing a slot");
+    return {std::move(owner), sizes[i], export_handle(memory)};
+  }
+
+  // Not freed: it is the trainer's. The caller has seen that it can be exported.
+  [[nodiscard]] static Slot adopt(OwnMemory memory, std::uint64_t bytes) {
+    return {detail::SlotPointer(memory, [](const std::byte*) {}), bytes,
+            export_handle(const_cast<std::byte*>(memory))};
+  }
+
+  [[nodiscard]] static cudaIpcMemHandle_t export_handle(void* memory) {
+    cudaIpcMemHandle_t handle{};
+    const cudaError_t error = cuda::forgotten(cudaIpcGetMemHandle(&handle, memory));
+    if (error == cudaSuccess) return handle;
+    throw Error(Errc::NotShareable,
+                std::string("this GPU's memory cannot be shared between processes: "
+                            "cudaIpcGetMemHandle: ") +
+                    cudaGetErrorName(error) + ", " + cudaGetErrorString(error) +
+                    " (Tegra and some virtual machines have no CUDA IPC; host memory needs none)");
+  }
+
+  [[noreturn]] void throw_out_of_space(std::size_t i, std::size_t count,
+                                       std::uint64_t bytes) const {
+    std::size_t free = 0;
+    std::size_t total = 0;
+    (void)cuda::forgotten(cudaMemGetInfo(&free, &total));
+    throw Error(Errc::OutOfSpace,
+                "allocating slots: slot " + std::to_string(i) + " of " + std::to_string(count) +
+                    " needs " + mib(bytes) + " and device " + std::to_string(device_) + " has " +
+                    mib(free) + " of " + mib(total) +
+                    " left; publish in place or streaming, or use smaller buckets");
+  }
+
+  int device_;
+  std::vector<OwnMemory> own_;
+  MemoryIdentity identity_;
+  std::vector<Slot> slots_;
+};
+
+}  // namespace
+
+std::unique_ptr<SlotMemory> make_cuda_slots(int device, std::vector<OwnMemory> own) {
+  return std::make_unique<CudaSlots>(device, std::move(own));
+}
+
+}  // namespace tenon::ipc

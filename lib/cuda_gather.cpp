@@ -1,0 +1,200 @@
+// Gathering on a GPU: one launch per bucket over a table that stays on the device and is uploaded
+// again only when a source moved.
+#include <algorithm>
+#include <tenon/cuda.hpp>
+#include <utility>
+
+#include "device_buffer.hpp"
+#include "device_kernels.hpp"
+#include "gather.hpp"
+
+namespace tenon {
+namespace {
+
+namespace cuda = detail::cuda;
+
+class CudaGather final : public Gather {
+ public:
+  CudaGather(Layout layout, int device, GatherMethod method)
+      : layout_(std::move(layout)),
+        device_(device),
+        method_(method),
+        table_(device, layout_.size()),
+        plans_(layout_.bucket_count()) {}
+  ~CudaGather() override {
+    if (scratch_ == nullptr) return;
+    try {
+      const cuda::DeviceScope scope(device_);
+      (void)cuda::forgotten(cudaFree(scratch_));
+    } catch (const CudaError&) {  // the context is gone, and the memory with it
+    }
+  }
+  CudaGather(const CudaGather&) = delete;
+  CudaGather& operator=(const CudaGather&) = delete;
+
+  Stream begin(std::optional<Stream> stream) override {
+    const Stream used = stream.value_or(detail::per_process<cuda::Devices>().stream(device_));
+    cuda::check_not_capturing(used);
+    return used;
+  }
+
+  void check(std::size_t bucket, std::span<const Source> sources) override {
+    (void)plan(bucket, sources);
+  }
+
+  bool run(std::size_t bucket, std::span<const Source> sources, std::byte* slot,
+           Stream stream) override {
+    const cuda::DeviceScope scope(device_);
+    Plan& plan = this->plan(bucket, sources);
+    const std::size_t first = layout_.bucket_parameters(bucket).first;
+    if (!plan.uploaded) upload(plan, slot, first, stream);
+    for (const CopyItem& item : plan.copied) copy_one(item, slot, stream);
+    if (method_ == GatherMethod::memcpy) {
+      for (const CopyItem& item : plan.plain) copy_one(item, slot, stream);
+    } else {
+      launch(first, plan.plain, slot, stream);
+    }
+    launch(first + plan.plain.size(), plan.cast, slot, stream, true);
+    return plan.copied.empty();
+  }
+
+  void after(Stream stream, void (*function)(void*), void* argument) override {
+    const cuda::DeviceScope scope(device_);
+    cuda::check(cudaLaunchHostFunc(stream.get(), function, argument), "cudaLaunchHostFunc");
+  }
+  const char* broken() override {
+    (void)detail::per_process<cuda::Devices>().stream(device_);
+    return cuda::broken();
+  }
+
+ private:
+  using Key = std::vector<std::pair<const void*, Dtype>>;
+  /// A bucket's sources, sorted by how they are copied.
+  struct Plan {
+    Key key;                       ///< what it was made of
+    std::vector<CopyItem> plain;   ///< by the chosen method
+    std::vector<CopyItem> cast;    ///< by the kernel
+    std::vector<CopyItem> copied;  ///< by cudaMemcpyAsync: from the host or another GPU
+    bool uploaded = false;
+    [[nodiscard]] std::size_t launched() const noexcept { return plain.size() + cast.size(); }
+  };
+
+  Key key_of(std::size_t bucket, std::span<const Source> sources) const {
+    const auto [first, last] = layout_.bucket_parameters(bucket);
+    Key key(last - first);
+    for (std::size_t i = first; i < last; ++i)
+      key[i - first] = {sources[i - first].data,
+                        sources[i - first].dtype.value_or(layout_[i].dtype)};
+    return key;
+  }
+  [[nodiscard]] bool is_current(const Plan& plan, std::size_t bucket,
+                                std::span<const Source> sources) const {
+    const std::size_t first = layout_.bucket_parameters(bucket).first;
+    if (plan.key.size() != sources.size()) return false;
+    for (std::size_t k = 0; k < sources.size(); ++k) {
+      if (plan.key[k].first != sources[k].data ||
+          plan.key[k].second != sources[k].dtype.value_or(layout_[first + k].dtype))
+        return false;
+    }
+    return true;
+  }
+
+  Plan& plan(std::size_t bucket, std::span<const Source> sources) {
+    Plan& plan = plans_[bucket];
+    if (is_current(plan, bucket, sources)) return plan;
+    plan = Plan{};
+    std::vector<CopyItem> items;
+    append_items(layout_, bucket, sources, items);
+    for (const CopyItem& item : items) {
+      if (!kernel_reads(item.from)) {
+        refuse_cast(item, bucket);
+        plan.copied.push_back(item);
+      } else {
+        (item.cast == Cast::none ? plan.plain : plan.cast).push_back(item);
+      }
+    }
+    plan.key = key_of(bucket, sources);
+    return plan;
+  }
+
+  /// Memory of this GPU, whatever allocated it.
+  [[nodiscard]] bool kernel_reads(const void* pointer) const {
+    cudaPointerAttributes attributes{};
+    cuda::check(cudaPointerGetAttributes(&attributes, pointer), "cudaPointerGetAttributes");
+    return attributes.type == cudaMemoryTypeManaged ||
+           (attributes.type == cudaMemoryTypeDevice && attributes.device == device_);
+  }
+
+  void refuse_cast(const CopyItem& item, std::size_t bucket) const {
+    if (item.cast == Cast::none) return;
+    throw Error(Errc::InvalidArgument,
+                "a source of bucket " + std::to_string(bucket) +
+                    " is to be cast and is in host memory or on another GPU: only what is on "
+                    "device " +
+                    std::to_string(device_) + " is cast on the way");
+  }
+
+  // Only in place are parameters born in a slot, and there a bucket's slot is always the same.
+  void upload(Plan& plan, std::byte* slot, std::size_t first, Stream stream) {
+    settle_items(plan.plain, slot);
+    settle_items(plan.cast, slot);
+    plan.uploaded = true;
+    if (plan.launched() == 0) return;
+    std::copy(plan.plain.begin(), plan.plain.end(), table_.host() + first);
+    std::copy(plan.cast.begin(), plan.cast.end(), table_.host() + first + plan.plain.size());
+    table_.upload(first, plan.launched(), stream.get());
+  }
+
+  static void copy_one(const CopyItem& item, std::byte* slot, Stream stream) {
+    const CopyItem i = CopyBase{nullptr, slot}.resolve(item);
+    cuda::check(cudaMemcpyAsync(i.to, i.from, i.row_bytes, cudaMemcpyDefault, stream.get()),
+                "copying a source");
+  }
+
+  void launch(std::size_t first, std::span<const CopyItem> items, std::byte* slot, Stream stream,
+              bool cast = false) {
+    if (items.empty()) return;
+    const CopyItem* table = table_.device() + first;
+    const auto count = static_cast<std::uint32_t>(items.size());
+    const CopyBase base{nullptr, slot};
+    if (method_ == GatherMethod::cub && !cast) {
+      cuda::check(
+          device::launch_copy_cub(table, count, base, scratch(), scratch_bytes_, stream.get()),
+          "launching cub::DeviceMemcpy::Batched");
+    } else {
+      cuda::check(device::launch_copy(table, count, items.back().end, base, stream.get()),
+                  "launching the gather kernel");
+    }
+  }
+
+  // As large as the largest bucket needs; allocated at its first use.
+  void* scratch() {
+    if (scratch_ != nullptr) return scratch_;
+    for (std::size_t b = 0; b < layout_.bucket_count(); ++b) {
+      const auto [first, last] = layout_.bucket_parameters(b);
+      std::size_t bytes = 0;
+      cuda::check(device::launch_copy_cub(table_.device(), static_cast<std::uint32_t>(last - first),
+                                          {}, nullptr, bytes, nullptr),
+                  "asking CUB for its size");
+      scratch_bytes_ = std::max(scratch_bytes_, bytes);
+    }
+    cuda::check(cudaMalloc(&scratch_, scratch_bytes_), "cudaMalloc of CUB's memory");
+    return scratch_;
+  }
+
+  Layout layout_;
+  int device_;
+  GatherMethod method_;
+  device::Mirrored<CopyItem> table_;  ///< a bucket's items at the index of its first parameter
+  std::vector<Plan> plans_;           ///< per bucket
+  void* scratch_ = nullptr;
+  std::size_t scratch_bytes_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Gather> make_cuda_gather(const Layout& layout, int device, GatherMethod method) {
+  return std::make_unique<CudaGather>(layout, device, method);
+}
+
+}  // namespace tenon

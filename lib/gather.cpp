@@ -1,0 +1,64 @@
+#include "gather.hpp"
+
+#include "copy_pool.hpp"
+
+namespace tenon {
+
+void append_items(const Layout& layout, std::size_t bucket, std::span<const Source> sources,
+                  std::vector<CopyItem>& items) {
+  const auto [first, last] = layout.bucket_parameters(bucket);
+  for (std::size_t i = first; i < last; ++i) {
+    const Placement place = layout[i];
+    const Source& source = sources[i - first];
+    if (layout.tied_to(i) || place.bytes == 0) continue;  // tied: comes with the original
+    const Cast cast = cast_between(source.dtype.value_or(place.dtype), place.dtype).value();
+    items.push_back({static_cast<const std::byte*>(source.data),
+                     CopyBase::offset<std::byte>(place.offset), place.bytes, 0, 0, 0, cast, 0, 0});
+  }
+}
+
+void settle_items(std::vector<CopyItem>& items, std::byte* slot) {
+  std::erase_if(items, [base = CopyBase{nullptr, slot}](const CopyItem& item) {
+    return base.resolve(item).to == item.from;
+  });
+  std::uint64_t end = 0;
+  for (CopyItem& item : items) item.end = end += item.row_bytes;
+}
+
+namespace {
+
+class HostGather final : public Gather {
+ public:
+  HostGather(Layout layout, unsigned threads) : layout_(std::move(layout)), pool_(threads) {}
+
+  Stream begin(std::optional<Stream> stream) override {
+    if (stream) {
+      throw Error(Errc::InvalidArgument,
+                  "a publication in host memory takes no stream: its sources are in host memory");
+    }
+    return nullptr;
+  }
+  void check(std::size_t, std::span<const Source>) override {}
+  bool run(std::size_t bucket, std::span<const Source> sources, std::byte* slot, Stream) override {
+    items_.clear();
+    append_items(layout_, bucket, sources, items_);
+    settle_items(items_, slot);
+    pool_.run(items_, {nullptr, slot});
+    return true;
+  }
+  void after(Stream, void (*function)(void*), void* argument) override { function(argument); }
+  const char* broken() override { return nullptr; }
+
+ private:
+  Layout layout_;
+  CopyPool pool_;
+  std::vector<CopyItem> items_;  ///< kept to reuse its memory
+};
+
+}  // namespace
+
+std::unique_ptr<Gather> make_host_gather(const Layout& layout, unsigned threads) {
+  return std::make_unique<HostGather>(layout, threads);
+}
+
+}  // namespace tenon

@@ -1,0 +1,46 @@
+// How sources get into a slot, by memory kind.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <tenon/copy_item.hpp>
+#include <tenon/publisher.hpp>
+#include <vector>
+
+namespace tenon {
+
+/// Fills slots of one publication and says when they are filled.
+/// Threads: one at a time.
+class Gather {
+ public:
+  virtual ~Gather() = default;
+  /// Where a version's work is enqueued: `stream`, or one of this object's own. Throws
+  /// Error(InvalidArgument) for a stream that this memory kind has no use for, Error(Capturing).
+  [[nodiscard]] virtual Stream begin(std::optional<Stream> stream) = 0;
+  /// Throws Error(InvalidArgument) for sources that this kind cannot copy. Enqueues nothing.
+  virtual void check(std::size_t bucket, std::span<const Source> sources) = 0;
+  /// Copies a bucket's parameters to `slot`. Host memory: done on return; else enqueued. False when
+  /// it reads host memory that the caller must leave alone until the work has run.
+  [[nodiscard]] virtual bool run(std::size_t bucket, std::span<const Source> sources,
+                                 std::byte* slot, Stream stream) = 0;
+  /// Calls function(argument) behind all of it.
+  virtual void after(Stream stream, void (*function)(void*), void* argument) = 0;
+  /// The error after which nothing enqueued will run; null while all is well.
+  [[nodiscard]] virtual const char* broken() = 0;
+};
+
+/// One row per parameter: `from` as the source has it, `to` its offset in the slot, `end` not set.
+/// Nothing for tied and empty ones.
+void append_items(const Layout& layout, std::size_t bucket, std::span<const Source> sources,
+                  std::vector<CopyItem>& items);
+/// Drops those that are where they are to go, born in `slot`, and sets `end` of the others.
+void settle_items(std::vector<CopyItem>& items, std::byte* slot);
+
+[[nodiscard]] std::unique_ptr<Gather> make_host_gather(const Layout& layout, unsigned threads);
+/// Only in builds with CUDA.
+[[nodiscard]] std::unique_ptr<Gather> make_cuda_gather(const Layout& layout, int device,
+                                                       GatherMethod method);
+
+}  // namespace tenon
