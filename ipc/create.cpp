@@ -119,6 +119,7 @@ void describe(format::Header& h, const SegmentRequest& request, const MemoryIden
   h.log_entries = request.mode == Mode::streaming ? request.slots : 2 * h.bucket_count;
   h.layout_bytes = request.layout.bytes().second;
   h.layout_hash = request.layout.hash();
+  h.checksum_bytes = at.end - at.checksums;
   h.created_at = realtime_ns();
   copy_text(h.label, request.label);
   h.oldest.store(1, std::memory_order_relaxed);
@@ -165,7 +166,10 @@ std::unique_ptr<LogWriter> create_segment(const SegmentRequest& request, SlotMem
   try {
     const std::uint64_t entries =
         request.mode == Mode::streaming ? request.slots : 2 * request.layout.bucket_count();
-    const format::Sections at(request.slots, entries, request.layout.bytes().second);
+    const std::uint64_t sets = request.slots / request.layout.bucket_count();
+    const format::Sections at(
+        request.slots, entries, request.layout.bytes().second,
+        request.checksums ? sets * request.layout.size() * sizeof(std::uint64_t) : 0);
     allocate_object(object, at.end);
     object.map(at.end);
     auto& header = *reinterpret_cast<format::Header*>(object.data());

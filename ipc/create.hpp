@@ -21,6 +21,7 @@ struct SegmentRequest {
   Mode mode;
   std::uint64_t slots;
   std::string_view label;
+  bool checksums;   ///< room for them
   int permissions;  ///< once visible
   Duration deadline;
 };

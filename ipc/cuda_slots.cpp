@@ -3,6 +3,7 @@
 // CUDA shares whole 2 MiB blocks of device memory, hence sizes are multiples of that: a slot never
 // lies in one block with something that is nobody's business.
 #include <algorithm>
+#include <map>
 #include <string>
 #include <tenon/cuda.hpp>
 #include <utility>
@@ -33,7 +34,7 @@ struct FreeMemory {
 
 class CudaSlots final : public SlotMemory {
  public:
-  CudaSlots(int device, std::vector<OwnMemory> own) : device_(device), own_(std::move(own)) {
+  CudaSlots(int device, std::vector<OwnSlot> own) : device_(device), own_(std::move(own)) {
     const int count = cuda::device_count();
     if (device < 0 || device >= count) {
       throw Error(Errc::NoDevice, "there is no device " + std::to_string(device) + ": " +
@@ -60,8 +61,8 @@ class CudaSlots final : public SlotMemory {
     try {
       std::uint64_t done = 0;
       for (std::size_t i = 0; i < sizes.size(); ++i) {
-        slots_.push_back(i < own_.size() && own_[i] != nullptr ? adopt(own_[i], sizes[i])
-                                                               : make(i, sizes));
+        const bool is_own = !own_.empty() && own_[i].allocation != nullptr;
+        slots_.push_back(is_own ? adopt(own_[i]) : make(i, sizes));
         done += sizes[i];
         if (progress) progress(done, total);
       }
@@ -75,10 +76,11 @@ class CudaSlots final : public SlotMemory {
   [[nodiscard]] format::Slot describe(std::size_t i) const override {
     format::Slot slot{};
     slot.handle_kind = static_cast<std::uint32_t>(format::HandleKind::cuda_ipc);
-    slot.allocation = static_cast<std::uint32_t>(i);
+    slot.allocation = slots_[i].allocation;
     std::memcpy(slot.handle, &slots_[i].handle, sizeof(slot.handle));
+    slot.offset = slots_[i].offset;
     slot.bytes = slots_[i].bytes;
-    slot.mapped_bytes = slots_[i].bytes;
+    slot.mapped_bytes = slots_[i].allocation_bytes;
     return slot;
   }
   [[nodiscard]] std::byte* data(std::size_t i) const override {
@@ -99,6 +101,9 @@ class CudaSlots final : public SlotMemory {
     detail::SlotPointer memory;
     std::uint64_t bytes;
     cudaIpcMemHandle_t handle;
+    std::uint32_t allocation;  ///< number of the first slot in the same one
+    std::uint64_t allocation_bytes;
+    std::uint64_t offset = 0;
   };
 
   [[nodiscard]] cudaStream_t stream() const {
@@ -113,13 +118,21 @@ class CudaSlots final : public SlotMemory {
     detail::SlotPointer owner(static_cast<const std::byte*>(memory), FreeMemory{device_});
     // Memory comes as its last owner left it, which no subscriber is to see.
     cuda::check(cudaMemsetAsync(memory, 0, sizes[i], stream()), "clearing a slot");
-    return {std::move(owner), sizes[i], export_handle(memory)};
+    return {std::move(owner), sizes[i], export_handle(memory), static_cast<std::uint32_t>(i),
+            sizes[i]};
   }
 
-  // Not freed: it is the trainer's. The caller has seen that it can be exported.
-  [[nodiscard]] static Slot adopt(OwnMemory memory, std::uint64_t bytes) {
-    return {detail::SlotPointer(memory, [](const std::byte*) {}), bytes,
-            export_handle(const_cast<std::byte*>(memory))};
+  // Not freed: it is the trainer's. Exported once, however many slots lie in it.
+  [[nodiscard]] Slot adopt(const OwnSlot& own) {
+    const auto number = static_cast<std::uint32_t>(slots_.size());
+    const auto [known, is_new] = exported_.try_emplace(own.allocation, number);
+    return {detail::SlotPointer(own.allocation + own.offset, [](const std::byte*) {}),
+            own.bytes,
+            is_new ? export_handle(const_cast<std::byte*>(own.allocation))
+                   : slots_[known->second].handle,
+            known->second,
+            own.allocation_bytes,
+            own.offset};
   }
 
   [[nodiscard]] static cudaIpcMemHandle_t export_handle(void* memory) {
@@ -146,14 +159,15 @@ class CudaSlots final : public SlotMemory {
   }
 
   int device_;
-  std::vector<OwnMemory> own_;
+  std::vector<OwnSlot> own_;
   MemoryIdentity identity_;
   std::vector<Slot> slots_;
+  std::map<const std::byte*, std::uint32_t> exported_;  ///< the trainer's allocations
 };
 
 }  // namespace
 
-std::unique_ptr<SlotMemory> make_cuda_slots(int device, std::vector<OwnMemory> own) {
+std::unique_ptr<SlotMemory> make_cuda_slots(int device, std::vector<OwnSlot> own) {
   return std::make_unique<CudaSlots>(device, std::move(own));
 }
 

@@ -138,6 +138,15 @@ void LogWriter::write_record(std::uint64_t n, const detail::Record& record) noex
   entry.number.store(n, std::memory_order_release);
 }
 
+void LogWriter::write_checksums(std::uint32_t slot, std::size_t first, std::size_t last,
+                                const std::uint64_t* sums) noexcept {
+  const std::uint64_t sets = segment_.facts().slots / buckets();
+  const std::uint64_t parameters = segment_.facts().checksum_bytes / sizeof(*sums) / sets;
+  for (std::size_t i = first; i < last; ++i)
+    segment_.checksum(format::checksum_index(slot, buckets(), parameters, i))
+        .store(sums[i], std::memory_order_relaxed);
+}
+
 void LogWriter::complete_version(std::uint64_t start) noexcept {
   header().published_at.store(detail::monotonic_ns(), std::memory_order_relaxed);
   // release: the records and every byte of the version are visible to whoever reads this start.

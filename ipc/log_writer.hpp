@@ -61,6 +61,9 @@ class LogWriter {
   [[nodiscard]] std::string holders(std::uint64_t line) const;
 
   void write_record(std::uint64_t n, const detail::Record& record) noexcept;
+  /// Checksums of the parameters [first, last) of a bucket in `slot`: sums[first] and so on.
+  void write_checksums(std::uint32_t slot, std::size_t first, std::size_t last,
+                       const std::uint64_t* sums) noexcept;
   /// The version that starts at `start` is complete: all records written, all bytes in place.
   void complete_version(std::uint64_t start) noexcept;
   /// Streaming: every record up to n has its bytes in place.

@@ -9,6 +9,7 @@
 #include <span>
 #include <tenon/detail/memory.hpp>
 #include <tenon/detail/segment.hpp>
+#include <tenon/unpacked.hpp>
 #include <vector>
 
 namespace tenon::ipc {
@@ -57,11 +58,9 @@ struct HostSlotOptions {
 };
 [[nodiscard]] std::unique_ptr<SlotMemory> make_host_slots(const HostSlotOptions& options);
 
-/// The trainer's own memory for a slot; null for a slot to allocate.
-using OwnMemory = const std::byte*;
-/// Slots in the memory of one GPU (its ordinal here). Throws Error(NoDevice), Error(NotShareable).
-/// Only in builds with CUDA.
+/// Slots in the memory of one GPU (its ordinal here); `own`: those that are the trainer's, empty
+/// when none is. Throws Error(NoDevice), Error(NotShareable). Only in builds with CUDA.
 [[nodiscard]] std::unique_ptr<SlotMemory> make_cuda_slots(int device,
-                                                          std::vector<OwnMemory> own = {});
+                                                          std::vector<OwnSlot> own = {});
 
 }  // namespace tenon::ipc

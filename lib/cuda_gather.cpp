@@ -58,6 +58,21 @@ class CudaGather final : public Gather {
     return plan.copied.empty();
   }
 
+  void sum(std::size_t bucket, const std::byte* slot, Stream stream) override {
+    const cuda::DeviceScope scope(device_);
+    const auto [first, last] = layout_.bucket_parameters(bucket);
+    const std::size_t at = sum_table(bucket, slot, stream);
+    cuda::check(
+        device::launch_checksum(sum_items_.device() + at, static_cast<std::uint32_t>(last - first),
+                                sums_.device() + first, stream.get()),
+        "launching the checksum kernel");
+  }
+  const std::uint64_t* sums(Stream stream) override {
+    const cuda::DeviceScope scope(device_);
+    sums_.download(0, layout_.size(), stream.get());
+    return sums_.host();
+  }
+
   void after(Stream stream, void (*function)(void*), void* argument) override {
     const cuda::DeviceScope scope(device_);
     cuda::check(cudaLaunchHostFunc(stream.get(), function, argument), "cudaLaunchHostFunc");
@@ -167,6 +182,31 @@ class CudaGather final : public Gather {
     }
   }
 
+  /// Where the table of a bucket in `slot` begins. A bucket has two slots at most; their tables are
+  /// uploaded once.
+  std::size_t sum_table(std::size_t bucket, const std::byte* slot, Stream stream) {
+    if (sum_items_.device() == nullptr) {
+      sum_items_ = device::Mirrored<device::ChecksumItem>(device_, 2 * layout_.size());
+      sums_ = device::Mirrored<std::uint64_t>(device_, layout_.size());
+      summed_.resize(2 * layout_.bucket_count());
+    }
+    const auto [first, last] = layout_.bucket_parameters(bucket);
+    for (std::size_t set = 0; set < 2; ++set) {
+      const std::byte*& known = summed_[set * layout_.bucket_count() + bucket];
+      const std::size_t at = set * layout_.size() + first;
+      if (known == slot) return at;
+      if (known != nullptr) continue;
+      known = slot;
+      for (std::size_t i = first; i < last; ++i) {
+        const bool tied = layout_.tied_to(i).has_value();
+        sum_items_.host()[at + i - first] = {slot + layout_[i].offset, tied ? 0 : layout_[i].bytes};
+      }
+      sum_items_.upload(at, last - first, stream.get());
+      return at;
+    }
+    throw Error(Errc::ProtocolError, "a bucket is in a third slot");
+  }
+
   // As large as the largest bucket needs; allocated at its first use.
   void* scratch() {
     if (scratch_ != nullptr) return scratch_;
@@ -187,6 +227,9 @@ class CudaGather final : public Gather {
   GatherMethod method_;
   device::Mirrored<CopyItem> table_;  ///< a bucket's items at the index of its first parameter
   std::vector<Plan> plans_;           ///< per bucket
+  device::Mirrored<device::ChecksumItem> sum_items_;  ///< two sets, each by parameter
+  device::Mirrored<std::uint64_t> sums_;              ///< by parameter
+  std::vector<const std::byte*> summed_;              ///< the slots of the tables, two per bucket
   void* scratch_ = nullptr;
   std::size_t scratch_bytes_ = 0;
 };

@@ -1,5 +1,8 @@
 #include "gather.hpp"
 
+#include <tenon/checksum.hpp>
+#include <utility>
+
 #include "copy_pool.hpp"
 
 namespace tenon {
@@ -46,6 +49,13 @@ class HostGather final : public Gather {
     pool_.run(items_, {nullptr, slot});
     return true;
   }
+  void sum(std::size_t bucket, const std::byte* slot, Stream) override {
+    sums_.resize(layout_.size());
+    const auto [first, last] = layout_.bucket_parameters(bucket);
+    for (std::size_t i = first; i < last; ++i)
+      if (!layout_.tied_to(i)) sums_[i] = checksum(slot + layout_[i].offset, layout_[i].bytes);
+  }
+  const std::uint64_t* sums(Stream) override { return sums_.data(); }
   void after(Stream, void (*function)(void*), void* argument) override { function(argument); }
   const char* broken() override { return nullptr; }
 
@@ -53,6 +63,7 @@ class HostGather final : public Gather {
   Layout layout_;
   CopyPool pool_;
   std::vector<CopyItem> items_;  ///< kept to reuse its memory
+  std::vector<std::uint64_t> sums_;
 };
 
 }  // namespace

@@ -25,6 +25,10 @@ class Gather {
   /// it reads host memory that the caller must leave alone until the work has run.
   [[nodiscard]] virtual bool run(std::size_t bucket, std::span<const Source> sources,
                                  std::byte* slot, Stream stream) = 0;
+  /// Computes the checksums of a bucket's parameters out of `slot`: done, or enqueued.
+  virtual void sum(std::size_t bucket, const std::byte* slot, Stream stream) = 0;
+  /// Where they are, by parameter, once what this enqueues has run; until the next version begins.
+  [[nodiscard]] virtual const std::uint64_t* sums(Stream stream) = 0;
   /// Calls function(argument) behind all of it.
   virtual void after(Stream stream, void (*function)(void*), void* argument) = 0;
   /// The error after which nothing enqueued will run; null while all is well.

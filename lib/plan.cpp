@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "plan_at.hpp"
+
 namespace tenon {
 namespace {
 
@@ -37,6 +39,8 @@ std::uint64_t checked_bytes(const Parameter& p) {
   return *bytes;
 }
 
+using detail::Spot;
+
 // Collects the sections of a layout in vectors; write() puts them behind each other.
 class Builder {
  public:
@@ -46,7 +50,8 @@ class Builder {
       throw Error(Errc::InvalidArgument, "the metadata is larger than 1 GiB");
   }
 
-  void add(const Parameter& p) {
+  /// `spot`: where it is, for a parameter that is not packed.
+  void add(const Parameter& p, const Spot* spot = nullptr) {
     format::ParameterRecord r{};
     r.bytes = checked_bytes(p);
     r.dtype = static_cast<std::uint8_t>(p.dtype);
@@ -60,10 +65,12 @@ class Builder {
     if (names_.size() > format::kMaxTextBytes)
       refuse(p, "all names together are larger than 1 GiB");
     r.tied_to = format::kNone;
-    if (p.tied_to.empty()) {
-      place(r);
-    } else {
+    if (!p.tied_to.empty()) {
       tie(p, r);
+    } else if (spot != nullptr) {
+      place_at(*spot, r);
+    } else {
+      place(r);
     }
     const auto index = static_cast<std::uint32_t>(parameters_.size());
     if (index >= format::kMaxParameters) refuse(p, "there are more than 2^24 parameters");
@@ -71,6 +78,8 @@ class Builder {
     ++buckets_.back().parameter_count;
     parameters_.push_back(r);
   }
+
+  [[nodiscard]] const std::vector<Spot>& runs() const noexcept { return runs_; }
 
   Layout build() {
     if (parameters_.empty())
@@ -113,11 +122,24 @@ class Builder {
 
   void place(format::ParameterRecord& r) {
     const std::uint64_t limit = std::min(options_.bucket_bytes, format::kMaxBucketBytes);
-    const bool fits =
-        !buckets_.empty() && end_of_last() <= limit && r.bytes <= limit - end_of_last();
+    const bool fits = !buckets_.empty() && runs_.back().allocation == nullptr &&
+                      end_of_last() <= limit && r.bytes <= limit - end_of_last();
     if (!fits) open_bucket();
     r.bucket = static_cast<std::uint32_t>(buckets_.size() - 1);
     r.offset = end_of_last();
+    buckets_.back().bytes = r.offset + r.bytes;
+  }
+
+  // A run goes on as long as parameters follow each other in one allocation.
+  void place_at(const Spot& spot, format::ParameterRecord& r) {
+    const auto ends = [&] { return runs_.back().offset + buckets_.back().bytes; };
+    if (buckets_.empty() || runs_.back().allocation != spot.allocation || spot.offset < ends()) {
+      open_bucket();
+      runs_.back() = {spot.allocation, spot.offset / format::kAlignment * format::kAlignment};
+    }
+    r.packed = 0;
+    r.bucket = static_cast<std::uint32_t>(buckets_.size() - 1);
+    r.offset = spot.offset - runs_.back().offset;
     buckets_.back().bytes = r.offset + r.bytes;
   }
 
@@ -143,6 +165,7 @@ class Builder {
     format::BucketRecord b{};
     b.first_parameter = static_cast<std::uint32_t>(parameters_.size());
     buckets_.push_back(b);
+    runs_.emplace_back();
     if (buckets_.size() > format::kMaxBuckets) {
       throw Error(Errc::InvalidArgument, "more than 2^20 buckets; choose a larger bucket_bytes");
     }
@@ -163,6 +186,7 @@ class Builder {
   const PlanOptions& options_;
   std::vector<format::ParameterRecord> parameters_;
   std::vector<format::BucketRecord> buckets_;
+  std::vector<Spot> runs_;  ///< per bucket: where it begins; no allocation: it is packed
   std::vector<format::BoxRecord> boxes_;
   std::unordered_map<std::string_view, std::uint32_t> by_name_;
   std::string names_;
@@ -175,5 +199,19 @@ Layout plan(std::span<const Parameter> parameters, const PlanOptions& options) {
   for (const Parameter& p : parameters) builder.add(p);
   return builder.build();
 }
+
+namespace detail {
+
+std::pair<Layout, std::vector<Spot>> plan_at(std::span<const Parameter> parameters,
+                                             std::span<const Spot> spots,
+                                             const PlanOptions& options) {
+  Builder builder(options);
+  for (std::size_t i = 0; i < parameters.size(); ++i)
+    builder.add(parameters[i], spots[i].allocation == nullptr ? nullptr : &spots[i]);
+  Layout layout = builder.build();
+  return {std::move(layout), builder.runs()};
+}
+
+}  // namespace detail
 
 }  // namespace tenon

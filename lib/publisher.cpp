@@ -1,4 +1,5 @@
 #include <tenon/publisher.hpp>
+#include <tenon/unpacked.hpp>
 #include <utility>
 
 #include "publisher_impl.hpp"
@@ -7,10 +8,26 @@ namespace tenon {
 
 Publisher Publisher::create(std::string_view name, const Layout& layout,
                             const PublisherOptions& options) {
-  // In a forked child nothing is destroyed: the publication is the parent's.
-  return Publisher(std::shared_ptr<Impl>(new Impl(name, layout, options), [](Impl* impl) {
-    if (impl->is_owner()) delete impl;
-  }));
+  return Publisher(share(new Impl(name, layout, options, {})));
+}
+
+Publisher Publisher::create(std::string_view name, const UnpackedPlan& plan,
+                            const PublisherOptions& options) {
+  if (options.mode != Mode::in_place) {
+    throw Error(Errc::InvalidArgument, std::string("unpacked parameters stay where they are, which "
+                                                   "is mode in-place, not ") +
+                                           name_of(options.mode));
+  }
+  PublisherOptions on_device = options;
+  on_device.memory = cuda(plan.device);
+  return Publisher(share(new Impl(name, plan.layout, on_device, plan.slots)));
+}
+
+// In a forked child nothing is destroyed: the publication is the parent's.
+std::shared_ptr<Publisher::Impl> Publisher::share(Impl* impl) {
+  return {impl, [](Impl* i) {
+            if (i->is_owner()) delete i;
+          }};
 }
 
 Publisher::Publisher(std::shared_ptr<Impl> impl) noexcept : impl_(std::move(impl)) {}

@@ -16,12 +16,14 @@ unsigned thread_count(unsigned wanted) {
 }
 
 // The two places where the library depends on what it was built with.
-std::unique_ptr<ipc::SlotMemory> make_slots(const PublisherOptions& options) {
+std::unique_ptr<ipc::SlotMemory> make_slots(const PublisherOptions& options,
+                                            const std::vector<OwnSlot>& own) {
   if (options.memory.kind == MemoryKind::host)
     return ipc::make_host_slots({thread_count(options.threads), options.group ? 0640 : 0600});
 #if TENON_WITH_CUDA
-  return ipc::make_cuda_slots(options.memory.device);
+  return ipc::make_cuda_slots(options.memory.device, own);
 #else
+  (void)own;
   throw Error(Errc::NoMemoryKind,
               "this build of Tenon has no GPU memory: it was made without the CUDA toolkit");
 #endif
@@ -57,17 +59,27 @@ std::uint64_t slot_count(const Layout& layout, Mode mode, std::uint32_t wanted) 
 
 }  // namespace
 
-Publisher::Impl::Impl(std::string_view name, const Layout& layout, const PublisherOptions& options)
+Publisher::Impl::Impl(std::string_view name, const Layout& layout, const PublisherOptions& options,
+                      std::vector<OwnSlot> own)
     : name_(name),
       layout_(layout),
       mode_(effective_mode(layout, options, notes_)),
       pid_(::getpid()),
-      slots_(make_slots(options)),
+      own_(std::move(own)),
+      slots_(make_slots(options, own_)),
       gather_(make_gather(layout_, options)),
-      buckets_(layout.bucket_count()) {
-  const ipc::SegmentRequest request{name_,           layout_,
-                                    mode_,           slot_count(layout_, mode_, options.slots),
-                                    options.label,   options.group ? 0660 : 0600,
+      buckets_(layout.bucket_count()),
+      checksums_(options.checksums) {
+  if (checksums_ && mode_ == Mode::streaming)
+    throw Error(Errc::InvalidArgument,
+                "checksums are of whole versions, which streaming does not keep");
+  const ipc::SegmentRequest request{name_,
+                                    layout_,
+                                    mode_,
+                                    slot_count(layout_, mode_, options.slots),
+                                    options.label,
+                                    checksums_,
+                                    options.group ? 0660 : 0600,
                                     options.deadline};
   log_ = ipc::create_segment(request, *slots_, options.progress, notes_);
   for (std::uint64_t s = 0; s < log_->segment().facts().slots; ++s)
@@ -129,6 +141,7 @@ bool Publisher::Impl::is_unchanged(std::size_t bucket, std::span<const Source> s
 // A bucket that will be copied needs every pointer, also those of parameters that did not change.
 void Publisher::Impl::check_pointers(std::size_t bucket, std::span<const Source> sources) const {
   const auto [first, last] = layout_.bucket_parameters(bucket);
+  check_not_moved(bucket, sources);
   for (std::size_t i = first; i < last; ++i) {
     if (sources[i - first].data != nullptr || layout_[i].bytes == 0 || layout_.tied_to(i)) continue;
     throw Error(Errc::DirtyBucket,
@@ -136,6 +149,21 @@ void Publisher::Impl::check_pointers(std::size_t bucket, std::span<const Source>
                     " must be written again (an aborted version touched it, or another of its "
                     "parameters changed), and '" +
                     std::string(layout_[i].name) + "' came without a pointer");
+  }
+}
+
+// What subscribers have mapped is where the parameters were when it was planned.
+void Publisher::Impl::check_not_moved(std::size_t bucket, std::span<const Source> sources) const {
+  if (own_.empty() || own_[bucket].allocation == nullptr) return;
+  const auto [first, last] = layout_.bucket_parameters(bucket);
+  const std::byte* slot = own_[bucket].allocation + own_[bucket].offset;
+  for (std::size_t i = first; i < last; ++i) {
+    const Placement place = layout_[i];
+    if (layout_.tied_to(i) || place.bytes == 0 || sources[i - first].data == slot + place.offset)
+      continue;
+    throw Error(Errc::InvalidArgument, "'" + std::string(place.name) +
+                                           "' is unpacked and has moved since it was planned: "
+                                           "create another publication");
   }
 }
 
@@ -280,13 +308,14 @@ void Publisher::Impl::seal_as(std::size_t bucket, bool unchanged) {
   }
   a.progress[bucket] = Progress::sealed;
   a.unchanged[bucket] = unchanged;
+  if (checksums_) gather_->sum(bucket, slots_->data(a.slot[bucket]), a.stream);
   if (mode_ != Mode::streaming) return;
   // Changed bytes count from the moment a reader may have them, commit or no commit.
   if (!unchanged) buckets_[bucket].written_in = a.version;
   const std::uint64_t n = start() + bucket;
   log_->write_record(n, {a.version, static_cast<std::uint32_t>(bucket), a.slot[bucket],
                          buckets_[bucket].written_in});
-  store_behind(&ipc::LogWriter::complete_record, n);
+  store_behind([n](ipc::LogWriter& log) { log.complete_record(n); });
 }
 
 void Publisher::Impl::put(std::size_t bucket, std::span<const Source> sources) {
@@ -339,7 +368,10 @@ std::uint64_t Publisher::Impl::commit() {
             (a.progress[b] == Progress::open ? " is open" : " was neither written nor kept"));
   }
   for (std::size_t b = 0; b < buckets_.size(); ++b) finish_bucket(b);
-  store_behind(&ipc::LogWriter::complete_version, start());
+  store_behind([sums = checksum_store(), first = start()](ipc::LogWriter& log) {
+    if (sums) sums(log);
+    log.complete_version(first);
+  });
   next_version_ = a.version + 1;
   const std::uint64_t version = a.version;
   // The caller may change its host memory as soon as this returns.
@@ -353,24 +385,42 @@ std::uint64_t Publisher::Impl::commit() {
 
 // The payload shares the log, so that nothing is pulled from under a host function, however this
 // object ends. When its work never runs it is never freed: a few bytes, once, in a broken process.
-void Publisher::Impl::store_behind(Store store, std::uint64_t record) {
+void Publisher::Impl::store_behind(Store store) {
   struct Completion {
     std::shared_ptr<ipc::LogWriter> log;
     Store store;
-    std::uint64_t record, ticket;
+    std::uint64_t ticket;
   };
-  auto completion = std::make_unique<Completion>(Completion{log_, store, record, enqueued_ + 1});
+  auto completion = std::make_unique<Completion>(Completion{log_, std::move(store), enqueued_ + 1});
   gather_->after(
       attempt_->stream,
       [](void* argument) {
         const std::unique_ptr<Completion> c(static_cast<Completion*>(argument));
-        if (c->store != nullptr) ((*c->log).*(c->store))(c->record);
+        if (c->store) c->store(*c->log);
         c->log->finish(c->ticket);
       },
       completion.get());
   (void)completion.release();
   ++enqueued_;
   attempt_->enqueued = false;
+}
+
+// Of the buckets written in this version; those that were kept have theirs.
+Publisher::Impl::Store Publisher::Impl::checksum_store() {
+  if (!checksums_) return {};
+  struct Sealed {
+    std::uint32_t slot;
+    std::pair<std::size_t, std::size_t> parameters;
+  };
+  std::vector<Sealed> sealed;
+  for (std::size_t b = 0; b < buckets_.size(); ++b)
+    if (attempt_->progress[b] == Progress::sealed)
+      sealed.push_back({attempt_->slot[b], layout_.bucket_parameters(b)});
+  if (sealed.empty()) return {};
+  return [sealed, sums = gather_->sums(attempt_->stream)](ipc::LogWriter& log) {
+    for (const Sealed& s : sealed)
+      log.write_checksums(s.slot, s.parameters.first, s.parameters.second, sums);
+  };
 }
 
 // False at the deadline. Throws Error(Cuda) when what is waited for will never happen.
@@ -434,7 +484,7 @@ void Publisher::Impl::abort() noexcept {
 bool Publisher::Impl::settle() noexcept {
   if (!attempt_->enqueued) return true;
   try {
-    store_behind(nullptr, 0);
+    store_behind({});
     return true;
   } catch (const std::exception& e) {
     detail::report("aborting a version of '" + name_ + "': " + e.what());
@@ -481,6 +531,7 @@ void Publisher::Impl::free_slots(const detail::Deadline& deadline) noexcept {
     detail::report("closing '" + name_ + "': " + std::to_string(slot_bytes_ >> 20U) +
                    " MiB of GPU memory stay allocated until this process ends, because of " + who);
     slots_->keep_for_ever();
+    (void)gather_.release();  // its tables too, and freeing device memory would wait for the work
   }
   slots_.reset();
 }

@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <tenon/publisher.hpp>
+#include <tenon/unpacked.hpp>
 #include <vector>
 
 #include "gather.hpp"
@@ -19,7 +20,9 @@ namespace tenon {
 
 class Publisher::Impl {
  public:
-  Impl(std::string_view name, const Layout& layout, const PublisherOptions& options);
+  /// `own`: per bucket, the trainer's memory; empty when there is none.
+  Impl(std::string_view name, const Layout& layout, const PublisherOptions& options,
+       std::vector<OwnSlot> own);
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
   ~Impl() { close(); }
@@ -86,11 +89,13 @@ class Publisher::Impl {
   void await_readers(std::uint64_t line);
   void open_streaming(std::size_t bucket);
   void seal_as(std::size_t bucket, bool unchanged);
+  void check_not_moved(std::size_t bucket, std::span<const Source> sources) const;
   void finish_bucket(std::size_t bucket);
 
   // Completion: what is stored when the work enqueued so far has run.
-  using Store = void (ipc::LogWriter::*)(std::uint64_t) noexcept;
-  void store_behind(Store store, std::uint64_t record);
+  using Store = std::function<void(ipc::LogWriter&)>;
+  void store_behind(Store store);
+  [[nodiscard]] Store checksum_store();
   [[nodiscard]] bool await_enqueued(const ipc::Patience& patience);
   void check_device();
   [[nodiscard]] bool settle() noexcept;
@@ -101,12 +106,14 @@ class Publisher::Impl {
   std::vector<std::string> notes_;  ///< before mode_, whose choice it explains
   Mode mode_;
   pid_t pid_;
+  std::vector<OwnSlot> own_;  ///< unpacked: per bucket
   std::unique_ptr<ipc::SlotMemory> slots_;
   std::unique_ptr<Gather> gather_;
   std::shared_ptr<ipc::LogWriter> log_;  ///< shared with host functions that have not run
   std::vector<Bucket> buckets_;
   std::uint64_t next_version_ = 1;
   std::optional<Attempt> attempt_;
+  bool checksums_;
   std::uint64_t slot_bytes_ = 0;
   std::uint64_t enqueued_ = 0;  ///< completions enqueued, in all
   bool closed_ = false;

@@ -163,21 +163,30 @@ class Devices {
   std::map<int, cudaStream_t> streams_;
 };
 
-/// Bytes of the allocation behind a pointer, from its first byte on.
-[[nodiscard]] inline std::uint64_t allocation_bytes(const void* first) {
+/// A function of the driver, which nothing links.
+template <class Function>
+[[nodiscard]] Function driver_function(const char* name, unsigned version) {
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found{};
-  check(cudaGetDriverEntryPointByVersion("cuMemGetAddressRange", &function, 3020, cudaEnableDefault,
-                                         &found),
-        "looking up cuMemGetAddressRange");
+  check(cudaGetDriverEntryPointByVersion(name, &function, version, cudaEnableDefault, &found),
+        name);
   if (found != cudaDriverEntryPointSuccess || function == nullptr)
-    throw CudaError(cudaErrorSymbolNotFound, "looking up cuMemGetAddressRange");
+    throw CudaError(cudaErrorSymbolNotFound, name);
+  return reinterpret_cast<Function>(function);
+}
+
+struct Allocation {
+  const std::byte* base;
+  std::uint64_t bytes;
+};
+/// The allocation that a pointer into device memory lies in.
+[[nodiscard]] inline Allocation allocation_of(const void* pointer) {
   CUdeviceptr base = 0;
   std::size_t bytes = 0;
-  const auto pointer = reinterpret_cast<CUdeviceptr>(first);
-  const auto range = reinterpret_cast<PFN_cuMemGetAddressRange_v3020>(function);
-  check(static_cast<cudaError_t>(range(&base, &bytes, pointer)), "cuMemGetAddressRange");
-  return base + bytes - pointer;
+  const auto range = driver_function<PFN_cuMemGetAddressRange_v3020>("cuMemGetAddressRange", 3020);
+  check(static_cast<cudaError_t>(range(&base, &bytes, reinterpret_cast<CUdeviceptr>(pointer))),
+        "cuMemGetAddressRange");
+  return {reinterpret_cast<const std::byte*>(base), bytes};
 }
 
 /// Where the publication's memory is opened: under the device that is current, so that no context
@@ -265,7 +274,8 @@ struct CloseHandle {
                     reason_not_opened(facts, device, error));
   }
   SlotPointer mapped(static_cast<const std::byte*>(base), CloseHandle{device});
-  const std::uint64_t bytes = allocation_bytes(base);
+  const Allocation allocation = allocation_of(base);
+  const std::uint64_t bytes = allocation.base + allocation.bytes - mapped.get();
   check_field(bytes >= slot.mapped_bytes, "slot.mapped_bytes", slot.mapped_bytes,
               "at most the size of what its handle opens");
   return mapped;

@@ -12,6 +12,8 @@
 //          │ Entry [R]   × 64    the log                                  │
 //          ├──────────────────────────────────────────────────────────────┤
 //          │ Layout      parameters, buckets, names, index    (fixed)     │  see layout.hpp
+//          ├──────────────────────────────────────────────────────────────┤
+//          │ Checksums   S/B × N × 8, if the publisher takes them         │
 //          └──────────────────────────────────────────────────────────────┘
 // clang-format on
 //
@@ -37,7 +39,7 @@ namespace tenon::format {
 
 inline constexpr std::uint64_t kMagic = 0x01004E4F4E45541DU;  // 1D "TENON" 00 01
 inline constexpr std::uint32_t kMajor = 1;                    ///< another major is refused
-inline constexpr std::uint32_t kMinor = 0;  ///< a higher minor only uses reserved bytes
+inline constexpr std::uint32_t kMinor = 1;  ///< a higher minor only uses reserved bytes
 inline constexpr std::uint32_t kPlaces = 64;
 inline constexpr std::uint32_t kPublisherByte =
     64;  ///< the byte whose lock is the publisher's claim
@@ -99,9 +101,10 @@ struct Header {
   std::uint64_t log_entries;   ///< R: 2B, or K streaming
   std::uint64_t layout_bytes;
   std::uint64_t layout_hash;
-  char label[kLabelBytes];   ///< the publisher's, for people; NUL-padded
-  std::uint64_t created_at;  ///< CLOCK_REALTIME, nanoseconds
-  std::uint8_t reserved[256];
+  char label[kLabelBytes];       ///< the publisher's, for people; NUL-padded
+  std::uint64_t created_at;      ///< CLOCK_REALTIME, nanoseconds
+  std::uint64_t checksum_bytes;  ///< since 1.1: of the checksums section; 0 none
+  std::uint8_t reserved[248];
 
   // Words that change. Each group has a cache line of its own.
   alignas(64) Word32 state;
@@ -133,7 +136,7 @@ struct Slot {
   std::uint32_t allocation;  ///< what the handle opens; slots with the same number share it
   std::uint8_t handle[64];  ///< cudaIpcMemHandle_t; unused for shared memory, whose name is derived
   std::uint64_t offset;     ///< of the slot in its allocation
-  std::uint64_t bytes;      ///< of the slot; a multiple of kSlotGranularity
+  std::uint64_t bytes;  ///< of the slot; a multiple of kSlotGranularity unless it is the trainer's
   std::uint64_t mapped_bytes;  ///< of its allocation
   std::uint64_t reserved[4];
 };
@@ -184,15 +187,24 @@ inline std::uint64_t struct_hash() noexcept {
 
 /// Where each part begins; meaningful once the counts have been checked.
 struct Sections {
-  std::uint64_t places, slots, log, layout, end;
+  std::uint64_t places, slots, log, layout, checksums, end;
   constexpr Sections(std::uint64_t slot_count, std::uint64_t log_entries,
-                     std::uint64_t layout_bytes) noexcept
+                     std::uint64_t layout_bytes, std::uint64_t checksum_bytes = 0) noexcept
       : places(sizeof(Header)),
         slots(places + kPlaces * sizeof(Place)),
         log(slots + slot_count * sizeof(Slot)),
         layout(log + log_entries * sizeof(Entry)),
-        end(layout + layout_bytes) {}
+        checksums(layout + layout_bytes),
+        end(checksums + checksum_bytes) {}
 };
+
+/// Checksums are kept by parameter for each set of B slots: that of parameter i, whose bucket is in
+/// slot s, is number s / B · N + i. Written before the version becomes current.
+[[nodiscard]] constexpr std::uint64_t checksum_index(std::uint64_t slot, std::uint64_t buckets,
+                                                     std::uint64_t parameters,
+                                                     std::uint64_t parameter) noexcept {
+  return slot / buckets * parameters + parameter;
+}
 
 /// Records are numbered from 1; version v (from 1) of B buckets owns start(v) .. start(v) + B - 1.
 [[nodiscard]] constexpr std::uint64_t start_of(std::uint64_t version,

@@ -52,7 +52,7 @@ struct LayoutHeader {
 };
 
 struct ParameterRecord {
-  std::uint64_t offset;  ///< in its bucket; a multiple of kAlignment
+  std::uint64_t offset;  ///< in its bucket; a multiple of kAlignment, unpacked: of its element size
   std::uint64_t bytes;   ///< product of shape × element size
   std::uint64_t shape[kMaxRank];
   std::uint32_t name_offset;  ///< in the names section
@@ -284,8 +284,10 @@ inline void Layout::check_place(const std::byte* block, std::size_t i, std::uint
   check_field(p.bucket == listed_in, "parameter.bucket", p.bucket, "the bucket that lists it");
   const std::uint64_t bucket_bytes =
       section<format::BucketRecord>(block, at.buckets)[listed_in].bytes;
-  check_field(p.offset % format::kAlignment == 0, "parameter.offset", p.offset,
-              "a multiple of 256");
+  const std::uint64_t alignment =
+      p.packed == 1 ? format::kAlignment : info(static_cast<Dtype>(p.dtype)).bytes;
+  check_field(p.offset % alignment == 0, "parameter.offset", p.offset,
+              "a multiple of 256, or of its element size when unpacked");
   check_field(p.offset >= end, "parameter.offset", p.offset, "behind the parameter before it");
   check_field(p.offset <= bucket_bytes && p.bytes <= bucket_bytes - p.offset, "parameter.offset",
               p.offset, "a place inside its bucket");

@@ -62,6 +62,9 @@ struct PublisherOptions {
   bool group = false;    ///< let the process's group subscribe (mode 0660 instead of 0600)
   unsigned threads = 0;  ///< host memory: copying and pre-faulting; 0: one per processor, at most 8
   GatherMethod gather = GatherMethod::kernel;  ///< GPU memory
+  /// A checksum of every parameter of every version, for Lease::verify(): one more read of all
+  /// bytes. Not when streaming.
+  bool checksums = false;
   /// Called while slots are pre-faulted, which is slow on virtual machines: (bytes done, bytes in
   /// all).
   std::function<void(std::uint64_t, std::uint64_t)> progress{};
@@ -78,6 +81,8 @@ struct PublishOptions {
   /// say) ends the wait as a passed deadline does.
   std::function<void()> check{};
 };
+
+struct UnpackedPlan;
 
 /// One publication and the right to write it.
 ///
@@ -105,6 +110,12 @@ class Publisher {
   /// Takes the name, allocates and pre-faults the slots, and lets subscribers in. A dead
   /// publisher's leftovers under this name are removed (see notes()).
   [[nodiscard]] static Publisher create(std::string_view name, const Layout& layout,
+                                        const PublisherOptions& options = {});
+
+  /// The trainer's own allocations are the slots (tenon/unpacked.hpp), in place. They may be
+  /// written only between Update::open() and commit(), and freed only after close(), unless that
+  /// reported a subscriber which still has them.
+  [[nodiscard]] static Publisher create(std::string_view name, const UnpackedPlan& plan,
                                         const PublisherOptions& options = {});
 
   Publisher(Publisher&&) noexcept;
@@ -148,6 +159,7 @@ class Publisher {
  private:
   class Impl;
   explicit Publisher(std::shared_ptr<Impl> impl) noexcept;
+  [[nodiscard]] static std::shared_ptr<Impl> share(Impl* impl);
   std::shared_ptr<Impl> impl_;
 };
 

@@ -120,7 +120,7 @@ TEST(Format, EveryByteCountsInTheHash) {
   EXPECT_NE(detail::hash64(bytes.data(), 76), zero);
 }
 
-const std::vector<std::string> kReleased = {"1.0"};
+const std::vector<std::string> kReleased = {"1.0", "1.1"};
 
 std::string golden_path(const std::string& version) {
   return TENON_TEST_DATA "/format-" + version + ".bin";

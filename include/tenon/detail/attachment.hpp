@@ -49,6 +49,7 @@ class Attachment {
     std::uint64_t start = 0;  ///< its first record
     std::uint32_t leases = 0;
     std::vector<const std::byte*> bucket;   ///< where each bucket's bytes are
+    std::vector<std::uint32_t> slot;        ///< the slot that is
     std::vector<std::uint64_t> written_in;  ///< the version whose publish wrote them
   };
 
@@ -314,6 +315,7 @@ class Attachment {
         inode_(segment_.object().status().st_ino) {
     for (Held& h : held_) {
       h.bucket.resize(layout_.bucket_count());
+      h.slot.resize(layout_.bucket_count());
       h.written_in.resize(layout_.bucket_count());
     }
   }
@@ -446,6 +448,7 @@ class Attachment {
     for (std::size_t b = 0; b < layout_.bucket_count(); ++b) {
       const Record r = segment_.record(c + b);
       into.bucket[b] = slots_[r.slot].get();
+      into.slot[b] = r.slot;
       into.written_in[b] = r.written_in;
     }
   }

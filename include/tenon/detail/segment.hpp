@@ -70,6 +70,7 @@ struct Facts {
   std::uint64_t created_at = 0;
   std::string label;
   Uid owner = 0;
+  std::uint64_t checksum_bytes = 0;
   format::Sections sections{0, 0, 0};
 };
 
@@ -116,6 +117,10 @@ class Segment {
   }
   [[nodiscard]] std::byte* raw_layout() const noexcept {
     return object_.data() + facts_.sections.layout;
+  }
+  /// Number `i` of the checksums; there are facts().checksum_bytes / 8.
+  [[nodiscard]] format::Word64& checksum(std::uint64_t i) const noexcept {
+    return at<format::Word64>(facts_.sections.checksums)[i];
   }
 
   /// Slot i, copied and checked against the largest bucket that must fit into it.
@@ -164,6 +169,7 @@ class Segment {
   [[nodiscard]] Layout layout() const;
 
  private:
+  void check_checksums(const Layout& layout) const;
   template <class T>
   [[nodiscard]] T* at(std::uint64_t offset) const noexcept {
     return reinterpret_cast<T*>(object_.data() + offset);
@@ -217,6 +223,7 @@ inline Layout Segment::layout() const {
   if (auto known = per_process<LayoutCache>().find(facts_.layout_hash, facts_.layout_bytes)) {
     check_field(known->bucket_count() == facts_.buckets, "bucket_count", facts_.buckets,
                 "that of its layout");
+    check_checksums(*known);
     return *known;
   }
   // Before as much as it claims is allocated. A publisher allocates every page of its object; a
@@ -234,8 +241,15 @@ inline Layout Segment::layout() const {
               "the hash of the layout's bytes");
   check_field(layout.bucket_count() == facts_.buckets, "bucket_count", facts_.buckets,
               "that of its layout");
+  check_checksums(layout);
   per_process<LayoutCache>().keep(layout);
   return layout;
+}
+
+inline void Segment::check_checksums(const Layout& layout) const {
+  const std::uint64_t all = facts_.slots / facts_.buckets * layout.size() * sizeof(std::uint64_t);
+  check_field(facts_.checksum_bytes == 0 || facts_.checksum_bytes == all, "checksum_bytes",
+              facts_.checksum_bytes, "0, or 8 for each parameter and set of slots");
 }
 
 /// Copies and checks the fixed part of a header that says `ready`.
@@ -272,7 +286,10 @@ inline Layout Segment::layout() const {
               "the number its mode asks for");
   check_field(f.layout_bytes >= sizeof(format::LayoutHeader) && f.layout_bytes <= object_bytes,
               "layout_bytes", f.layout_bytes, "at most the object's size");
-  f.sections = format::Sections(f.slots, f.log_entries, f.layout_bytes);
+  f.checksum_bytes = h.checksum_bytes;
+  check_field(f.checksum_bytes <= object_bytes && (!streaming || f.checksum_bytes == 0),
+              "checksum_bytes", f.checksum_bytes, "at most the object's size, 0 when streaming");
+  f.sections = format::Sections(f.slots, f.log_entries, f.layout_bytes, f.checksum_bytes);
   check_field(total == f.sections.end && total <= object_bytes, "total_bytes", total,
               "the sum of its sections, and the object's size");
   return f;
