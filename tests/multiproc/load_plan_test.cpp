@@ -106,7 +106,7 @@ TEST_P(LoadPlans, ADestinationMayHaveAnotherDtype) {
 }
 
 TEST_P(LoadPlans, OneLaunchPerBucketWhateverThePlanHas) {
-#if TENON_TEST_CUDA
+#if TENON_TEST_SIM
   if (kind() == MemoryKind::host) GTEST_SKIP() << "counts CUDA calls";
   Publisher pub = create(Mode::in_place);
   auto sub = Subscriber::attach(name_);

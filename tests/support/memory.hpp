@@ -1,5 +1,6 @@
-// Memory of the kinds under test, as trainers and engines have it. Programs that link the simulated
-// CUDA runtime (TENON_TEST_CUDA) run on host and GPU memory, others on host memory alone.
+// Memory of the kinds under test, as trainers and engines have it. Programs with a CUDA runtime
+// (TENON_TEST_CUDA), which is the simulated one (TENON_TEST_SIM) or a real one, run on host and GPU
+// memory, others on host memory alone.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -12,8 +13,10 @@
 #include <vector>
 
 #if TENON_TEST_CUDA
-#include <cuda_sim.hpp>
 #include <tenon/cuda.hpp>
+#endif
+#if TENON_TEST_SIM
+#include <cuda_sim.hpp>
 #endif
 
 namespace tenon::test {
@@ -27,6 +30,10 @@ inline std::vector<MemoryKind> kinds() {
 }
 
 #if TENON_TEST_CUDA
+/// The stream that publications use which are given none: work of a test on it is in their order.
+inline cudaStream_t own_stream() { return detail::per_process<detail::cuda::Devices>().stream(0); }
+#endif
+#if TENON_TEST_SIM
 /// A simulated node of its own for one test, which ends without anything that must never happen.
 struct Node : sim::FreshNode {
   Node() {
@@ -39,8 +46,6 @@ struct Node : sim::FreshNode {
     for (const std::string& what : sim::violation_log()) ADD_FAILURE() << what;
   }
 };
-/// The stream that publications use which are given none: work of a test on it is in their order.
-inline cudaStream_t own_stream() { return detail::per_process<detail::cuda::Devices>().stream(0); }
 /// A forked child may use the simulated CUDA as if it had been started afresh.
 inline void forget_inherited_cuda() { sim::reset_process(); }
 #else
