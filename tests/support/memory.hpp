@@ -29,6 +29,12 @@ inline std::vector<MemoryKind> kinds() {
 #if TENON_TEST_CUDA
 /// A simulated node of its own for one test, which ends without anything that must never happen.
 struct Node : sim::FreshNode {
+  /// What the library knows of this process's devices is of the node before.
+  Node() {
+    auto& devices = detail::per_process<detail::cuda::Devices>();
+    std::destroy_at(&devices);
+    std::construct_at(&devices);
+  }
   ~Node() {
     for (const std::string& what : sim::violation_log()) ADD_FAILURE() << what;
   }
