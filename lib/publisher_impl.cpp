@@ -338,8 +338,10 @@ std::uint64_t Publisher::Impl::commit() {
             std::to_string(b) +
             (a.progress[b] == Progress::open ? " is open" : " was neither written nor kept"));
   }
-  for (std::size_t b = 0; b < buckets_.size(); ++b) finish_bucket(b);
+  write_records();
   store_behind(&ipc::LogWriter::complete_version, start());
+  // Not before: when that throws, the slots of the version before are still the current ones.
+  for (std::size_t b = 0; b < buckets_.size(); ++b) finish_bucket(b);
   next_version_ = a.version + 1;
   const std::uint64_t version = a.version;
   // The caller may change its host memory as soon as this returns.
@@ -397,15 +399,22 @@ std::uint64_t Publisher::Impl::wait_current(const detail::Deadline& deadline) {
                                         name_ + "' did not become current in time");
 }
 
-void Publisher::Impl::finish_bucket(std::size_t bucket) {
+void Publisher::Impl::write_records() noexcept {
+  if (mode_ == Mode::streaming) return;  // they are out already
+  const Attempt& a = *attempt_;
+  for (std::size_t b = 0; b < buckets_.size(); ++b) {
+    const bool kept = a.progress[b] == Progress::kept;
+    log_->write_record(start() + b, {a.version, static_cast<std::uint32_t>(b), a.slot[b],
+                                     kept ? buckets_[b].written_in : a.version});
+  }
+}
+
+void Publisher::Impl::finish_bucket(std::size_t bucket) noexcept {
   const Attempt& a = *attempt_;
   Bucket& b = buckets_[bucket];
   b.unconfirmed = false;
   b.slot = a.slot[bucket];
-  if (mode_ == Mode::streaming) return;  // its record is out already
-  if (a.progress[bucket] == Progress::sealed) b.written_in = a.version;
-  log_->write_record(start() + bucket,
-                     {a.version, static_cast<std::uint32_t>(bucket), b.slot, b.written_in});
+  if (mode_ != Mode::streaming && a.progress[bucket] == Progress::sealed) b.written_in = a.version;
 }
 
 void Publisher::Impl::abort() noexcept {

@@ -86,7 +86,8 @@ class Publisher::Impl {
   void await_readers(std::uint64_t line);
   void open_streaming(std::size_t bucket);
   void seal_as(std::size_t bucket, bool unchanged);
-  void finish_bucket(std::size_t bucket);
+  void write_records() noexcept;
+  void finish_bucket(std::size_t bucket) noexcept;
 
   // Completion: what is stored when the work enqueued so far has run.
   using Store = void (ipc::LogWriter::*)(std::uint64_t) noexcept;
