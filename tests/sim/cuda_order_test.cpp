@@ -198,6 +198,23 @@ TEST_F(Order, ReleaseOnSeveralStreamsEndsBehindTheLast) {
   }
 }
 
+// The loop of every engine: what was released is no reason to say ReleaseWanted, although it still
+// holds up the publisher.
+TEST_F(Order, WaitingForTheNextVersionBehindAReleaseIsNoDeadlock) {
+  Publisher pub = create(Mode::in_place);
+  auto sub = Subscriber::attach(name_);
+  model_.publish(pub, 1);
+  cudaStream_t stream = make_stream();
+  Held held(stream);
+  sub.wait(newest(), kPatience).release(Stream(stream));
+  const auto sources = model_.sources(2);
+  std::jthread next([&] { (void)pub.publish(sources, {.deadline = kPatience}); });
+  EXPECT_TRUE(eventually([&] { return sub.current_version() == 0; }));  // it is wanted by now
+  EXPECT_THROWS(DeadlinePassed, "no version newer than 1", (void)sub.wait(newer_than(1), 30ms));
+  held.release();
+  EXPECT_EQ(model_.wrong(sub.wait(newer_than(1), kPatience), 2), 0U);
+}
+
 TEST_F(Order, ReleaseOnNoStreamEndsAtOnce) {
   Publisher pub = create(Mode::in_place);
   auto sub = Subscriber::attach(name_);
