@@ -101,9 +101,7 @@ class Attachment {
 
   /// Throws when host functions of this place will never run. From then on it gates nothing.
   void check_device() {
-    if (failure() == nullptr && pending_.load(std::memory_order_acquire) > 0) {
-      if (const char* error = require_stream_ops().broken()) fail(error);
-    }
+    if (failure() == nullptr && pending_.load(std::memory_order_acquire) > 0) fail_if_broken();
     if (const char* error = failure())
       throw Error(Errc::Cuda, std::string("the CUDA context of this process is broken (") + error +
                                   "): what it reads is not to be trusted, start it again");
@@ -144,7 +142,12 @@ class Attachment {
   /// is broken.
   void end_behind(unsigned parity, const Stream* streams, std::size_t count) {
     const StreamOps& ops = require_stream_ops();
-    for (std::size_t i = 0; i < count; ++i) ops.check_not_capturing(streams[i]);
+    try {
+      for (std::size_t i = 0; i < count; ++i) ops.check_not_capturing(streams[i]);
+    } catch (...) {
+      fail_if_broken();
+      throw;
+    }
     {
       const std::lock_guard lock(mutex_);
       held_[parity].leases += static_cast<std::uint32_t>(count);  // one to end behind each stream
@@ -270,7 +273,7 @@ class Attachment {
       require_stream_ops().after(stream, function, argument);
     } catch (...) {
       passed();
-      if (const char* error = require_stream_ops().broken()) fail(error);
+      fail_if_broken();
       throw;
     }
   }
@@ -301,6 +304,9 @@ class Attachment {
     }
   }
 
+  void fail_if_broken() {
+    if (const char* error = require_stream_ops().broken()) fail(error);
+  }
   /// After a sticky CUDA error: what was to end leases never runs, so everything ends here.
   void fail(const char* error) noexcept {
     failure_.store(error, std::memory_order_release);
