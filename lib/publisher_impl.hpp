@@ -37,6 +37,17 @@ class Publisher::Impl {
   std::byte* storage(std::string_view parameter);
   std::uint64_t wait_current(const detail::Deadline& deadline);
   void close(format::ClosedReason reason = format::ClosedReason::by_publisher) noexcept;
+  /// Runs `action`. When it fails because the CUDA context of this process is broken, the
+  /// publication is closed, and readers are told why.
+  template <class Action>
+  auto watched(Action action) {
+    try {
+      return action();
+    } catch (const Error& e) {
+      if (e.code() == Errc::Cuda && !closed_) check_device();
+      throw;
+    }
+  }
 
   void check_owner() const;
   [[nodiscard]] bool is_owner() const noexcept { return ::getpid() == pid_; }
