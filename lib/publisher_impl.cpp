@@ -473,15 +473,18 @@ void Publisher::Impl::close(format::ClosedReason reason) noexcept {
   if (!slots_->outlived_by_readers()) free_slots(deadline);
 }
 
-// Device memory goes when nobody can be using it: not our own copies, not a subscriber.
+// Device memory goes when nobody can be using it: not our own copies, not a subscriber. Freeing
+// waits for the device, hence behind copies that do not end nothing is freed, what they are made
+// with included.
 void Publisher::Impl::free_slots(const detail::Deadline& deadline) noexcept {
   const std::function<void()> no_check;
   std::string who;
   try {
     const bool broken = gather_->broken() != nullptr;
-    if (!broken && !log_->wait_for_finished(enqueued_, {deadline, no_check}))
+    if (!broken && !log_->wait_for_finished(enqueued_, {deadline, no_check})) {
       who = "its own copies, behind work that is still running";
-    else if (!log_->wait_for_detached(deadline))
+      (void)gather_.release();
+    } else if (!log_->wait_for_detached(deadline))
       who = log_->attached();
   } catch (const std::exception& e) {
     who = e.what();
