@@ -38,18 +38,18 @@ Publisher::~Publisher() {
 }
 
 std::uint64_t Publisher::publish(std::span<const Source> sources, const PublishOptions& options) {
-  return impl_->publish(sources, {}, options);
+  return impl_->watched([&] { return impl_->publish(sources, {}, options); });
 }
 std::uint64_t Publisher::publish(std::span<const Source> sources, Stream stream,
                                  const PublishOptions& options) {
-  return impl_->publish(sources, stream, options);
+  return impl_->watched([&] { return impl_->publish(sources, stream, options); });
 }
 Publisher::Update Publisher::begin(const PublishOptions& options) {
-  impl_->begin({}, options, false);
+  impl_->watched([&] { impl_->begin({}, options, false); });
   return Update(impl_);
 }
 Publisher::Update Publisher::begin(Stream stream, const PublishOptions& options) {
-  impl_->begin(stream, options, false);
+  impl_->watched([&] { impl_->begin(stream, options, false); });
   return Update(impl_);
 }
 std::byte* Publisher::storage(std::string_view name) { return impl_->storage(name); }
@@ -77,13 +77,15 @@ Publisher::Update::Update(Update&&) noexcept = default;
 Publisher::Update::~Update() { abort(); }
 std::uint64_t Publisher::Update::version() const noexcept { return impl_->attempted_version(); }
 void Publisher::Update::put(std::size_t bucket, std::span<const Source> sources) {
-  impl_->put(bucket, sources);
+  impl_->watched([&] { impl_->put(bucket, sources); });
 }
 std::byte* Publisher::Update::open(std::size_t bucket) { return impl_->open(bucket); }
-void Publisher::Update::seal(std::size_t bucket) { impl_->seal(bucket); }
+void Publisher::Update::seal(std::size_t bucket) {
+  impl_->watched([&] { impl_->seal(bucket); });
+}
 void Publisher::Update::keep(std::size_t bucket) { impl_->keep(bucket); }
 std::uint64_t Publisher::Update::commit() {
-  const std::uint64_t version = impl_->commit();
+  const std::uint64_t version = impl_->watched([&] { return impl_->commit(); });
   impl_.reset();
   return version;
 }

@@ -367,11 +367,13 @@ std::uint64_t Publisher::Impl::commit() {
             std::to_string(b) +
             (a.progress[b] == Progress::open ? " is open" : " was neither written nor kept"));
   }
-  for (std::size_t b = 0; b < buckets_.size(); ++b) finish_bucket(b);
+  write_records();
   store_behind([sums = checksum_store(), first = start()](ipc::LogWriter& log) {
     if (sums) sums(log);
     log.complete_version(first);
   });
+  // Not before: when that throws, the slots of the version before are still the current ones.
+  for (std::size_t b = 0; b < buckets_.size(); ++b) finish_bucket(b);
   next_version_ = a.version + 1;
   const std::uint64_t version = a.version;
   // The caller may change its host memory as soon as this returns.
@@ -447,15 +449,22 @@ std::uint64_t Publisher::Impl::wait_current(const detail::Deadline& deadline) {
                                         name_ + "' did not become current in time");
 }
 
-void Publisher::Impl::finish_bucket(std::size_t bucket) {
+void Publisher::Impl::write_records() noexcept {
+  if (mode_ == Mode::streaming) return;  // they are out already
+  const Attempt& a = *attempt_;
+  for (std::size_t b = 0; b < buckets_.size(); ++b) {
+    const bool kept = a.progress[b] == Progress::kept;
+    log_->write_record(start() + b, {a.version, static_cast<std::uint32_t>(b), a.slot[b],
+                                     kept ? buckets_[b].written_in : a.version});
+  }
+}
+
+void Publisher::Impl::finish_bucket(std::size_t bucket) noexcept {
   const Attempt& a = *attempt_;
   Bucket& b = buckets_[bucket];
   b.unconfirmed = false;
   b.slot = a.slot[bucket];
-  if (mode_ == Mode::streaming) return;  // its record is out already
-  if (a.progress[bucket] == Progress::sealed) b.written_in = a.version;
-  log_->write_record(start() + bucket,
-                     {a.version, static_cast<std::uint32_t>(bucket), b.slot, b.written_in});
+  if (mode_ != Mode::streaming && a.progress[bucket] == Progress::sealed) b.written_in = a.version;
 }
 
 void Publisher::Impl::abort() noexcept {
@@ -514,15 +523,18 @@ void Publisher::Impl::close(format::ClosedReason reason) noexcept {
   if (!slots_->outlived_by_readers()) free_slots(deadline);
 }
 
-// Device memory goes when nobody can be using it: not our own copies, not a subscriber.
+// Device memory goes when nobody can be using it: not our own copies, not a subscriber. Freeing
+// waits for the device, hence behind copies that do not end nothing is freed, what they are made
+// with included.
 void Publisher::Impl::free_slots(const detail::Deadline& deadline) noexcept {
   const std::function<void()> no_check;
   std::string who;
   try {
     const bool broken = gather_->broken() != nullptr;
-    if (!broken && !log_->wait_for_finished(enqueued_, {deadline, no_check}))
+    if (!broken && !log_->wait_for_finished(enqueued_, {deadline, no_check})) {
       who = "its own copies, behind work that is still running";
-    else if (!log_->wait_for_detached(deadline))
+      (void)gather_.release();
+    } else if (!log_->wait_for_detached(deadline))
       who = log_->attached();
   } catch (const std::exception& e) {
     who = e.what();
@@ -531,7 +543,6 @@ void Publisher::Impl::free_slots(const detail::Deadline& deadline) noexcept {
     detail::report("closing '" + name_ + "': " + std::to_string(slot_bytes_ >> 20U) +
                    " MiB of GPU memory stay allocated until this process ends, because of " + who);
     slots_->keep_for_ever();
-    (void)gather_.release();  // its tables too, and freeing device memory would wait for the work
   }
   slots_.reset();
 }

@@ -40,6 +40,17 @@ class Publisher::Impl {
   std::byte* storage(std::string_view parameter);
   std::uint64_t wait_current(const detail::Deadline& deadline);
   void close(format::ClosedReason reason = format::ClosedReason::by_publisher) noexcept;
+  /// Runs `action`. When it fails because the CUDA context of this process is broken, the
+  /// publication is closed, and readers are told why.
+  template <class Action>
+  auto watched(Action action) {
+    try {
+      return action();
+    } catch (const Error& e) {
+      if (e.code() == Errc::Cuda && !closed_) check_device();
+      throw;
+    }
+  }
 
   void check_owner() const;
   [[nodiscard]] bool is_owner() const noexcept { return ::getpid() == pid_; }
@@ -90,7 +101,8 @@ class Publisher::Impl {
   void open_streaming(std::size_t bucket);
   void seal_as(std::size_t bucket, bool unchanged);
   void check_not_moved(std::size_t bucket, std::span<const Source> sources) const;
-  void finish_bucket(std::size_t bucket);
+  void write_records() noexcept;
+  void finish_bucket(std::size_t bucket) noexcept;
 
   // Completion: what is stored when the work enqueued so far has run.
   using Store = std::function<void(ipc::LogWriter&)>;

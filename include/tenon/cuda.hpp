@@ -165,13 +165,15 @@ class Devices {
 
 /// A function of the driver, which nothing links.
 template <class Function>
-[[nodiscard]] Function driver_function(const char* name, unsigned version) {
+[[nodiscard]] Function driver_function(const std::string& name, unsigned version) {
+  const std::string doing = "looking up " + name;
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found{};
-  check(cudaGetDriverEntryPointByVersion(name, &function, version, cudaEnableDefault, &found),
-        name);
+  check(cudaGetDriverEntryPointByVersion(name.c_str(), &function, version, cudaEnableDefault,
+                                         &found),
+        doing.c_str());
   if (found != cudaDriverEntryPointSuccess || function == nullptr)
-    throw CudaError(cudaErrorSymbolNotFound, name);
+    throw CudaError(cudaErrorSymbolNotFound, doing);
   return reinterpret_cast<Function>(function);
 }
 

@@ -130,13 +130,14 @@ inline Subscriber Subscriber::attach(std::string_view name, const AttachOptions&
   for (;;) {
     detail::Found found =
         detail::find_publication(name, owner, detail::SharedObject::Access::read_write);
-    const std::string what = "attaching to '" + std::string(name) + "': " + found.why;
     if (found.state == Attach::ready) {
       if (auto attachment = detail::Attachment::claim(std::move(*found.segment), options.label)) {
         return {std::move(attachment), detail::effective_spin(options.spin)};
       }
-      found.state = Attach::stale;  // closed in this very moment
+      found.state = Attach::stale;
+      found.why += ", which closed it or died in this very moment";
     }
+    const std::string what = "attaching to '" + std::string(name) + "': " + found.why;
     if (found.state == Attach::wrong_version) throw Error(Errc::WrongVersion, what);
     if (found.state == Attach::not_yours) throw Error(Errc::NotYours, what);
     if (deadline.passed()) {

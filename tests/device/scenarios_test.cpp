@@ -291,6 +291,7 @@ int main(int argc, char** argv) {
     int devices = 0;
     const cudaError_t error = cudaGetDeviceCount(&devices);
     if (error != cudaSuccess) std::printf("no GPU: %s\n", cudaGetErrorString(error));
+    std::fflush(stdout);
     ::_exit(error == cudaSuccess && devices > 0 ? 0 : 1);
   }
   int status = 0;

@@ -48,6 +48,7 @@ class Attachment {
   struct Held {
     std::uint64_t start = 0;  ///< its first record
     std::uint32_t leases = 0;
+    std::uint32_t ending = 0;  ///< of them: released, and end by themselves behind a stream
     std::vector<const std::byte*> bucket;   ///< where each bucket's bytes are
     std::vector<std::uint32_t> slot;        ///< the slot that is
     std::vector<std::uint64_t> written_in;  ///< the version whose publish wrote them
@@ -101,9 +102,7 @@ class Attachment {
 
   /// Throws when host functions of this place will never run. From then on it gates nothing.
   void check_device() {
-    if (failure() == nullptr && pending_.load(std::memory_order_acquire) > 0) {
-      if (const char* error = require_stream_ops().broken()) fail(error);
-    }
+    if (failure() == nullptr && pending_.load(std::memory_order_acquire) > 0) fail_if_broken();
     if (const char* error = failure())
       throw Error(Errc::Cuda, std::string("the CUDA context of this process is broken (") + error +
                                   "): what it reads is not to be trusted, start it again");
@@ -127,9 +126,10 @@ class Attachment {
   }
 
   /// Ends one lease. The cursor is the lowest record that any live lease still needs.
-  void end(unsigned parity) noexcept {
+  void end(unsigned parity, std::uint32_t of_ending = 0) noexcept {
     {
       const std::lock_guard lock(mutex_);
+      held_[parity].ending -= of_ending;
       if (--held_[parity].leases > 0) return;
       const Held& other = held_[1 - parity];
       if (other.leases > 0 && other.start < held_[parity].start) return;
@@ -143,16 +143,22 @@ class Attachment {
   /// is broken.
   void end_behind(unsigned parity, const Stream* streams, std::size_t count) {
     const StreamOps& ops = require_stream_ops();
-    for (std::size_t i = 0; i < count; ++i) ops.check_not_capturing(streams[i]);
+    try {
+      for (std::size_t i = 0; i < count; ++i) ops.check_not_capturing(streams[i]);
+    } catch (...) {
+      fail_if_broken();
+      throw;
+    }
     {
       const std::lock_guard lock(mutex_);
       held_[parity].leases += static_cast<std::uint32_t>(count);  // one to end behind each stream
+      held_[parity].ending += static_cast<std::uint32_t>(count);
     }
     for (std::size_t i = 0; i < count; ++i) {
       try {
         behind(streams[i], end_passed, &endings_[parity]);
       } catch (...) {
-        for (; i < count; ++i) end(parity);  // the caller's own is still held
+        for (; i < count; ++i) end(parity, 1);  // the caller's own is still held
         throw;
       }
     }
@@ -184,12 +190,13 @@ class Attachment {
     return poll_until_zero(copies_.outstanding, deadline, [this] { check_device(); });
   }
 
-  /// Whether the publisher waits for a version that is held here.
+  /// Whether the publisher waits for a version that is held here, and that somebody has yet to
+  /// release.
   [[nodiscard]] bool any_wanted() {
     const std::uint64_t line = oldest();
     const std::lock_guard lock(mutex_);
-    return (held_[0].leases > 0 && line > held_[0].start) ||
-           (held_[1].leases > 0 && line > held_[1].start);
+    return (held_[0].leases > held_[0].ending && line > held_[0].start) ||
+           (held_[1].leases > held_[1].ending && line > held_[1].start);
   }
 
   /// release: everything this process read before is done before the publisher sees the new cursor.
@@ -267,7 +274,7 @@ class Attachment {
       require_stream_ops().after(stream, function, argument);
     } catch (...) {
       passed();
-      if (const char* error = require_stream_ops().broken()) fail(error);
+      fail_if_broken();
       throw;
     }
   }
@@ -275,7 +282,7 @@ class Attachment {
   void passed() noexcept { pending_.fetch_sub(1, std::memory_order_release); }
   static void end_passed(void* ending) {
     const Ending& e = *static_cast<Ending*>(ending);
-    e.attachment->end(e.parity);
+    e.attachment->end(e.parity, 1);
     e.attachment->passed();
   }
   void copies_passed() noexcept {
@@ -298,6 +305,9 @@ class Attachment {
     }
   }
 
+  void fail_if_broken() {
+    if (const char* error = require_stream_ops().broken()) fail(error);
+  }
   /// After a sticky CUDA error: what was to end leases never runs, so everything ends here.
   void fail(const char* error) noexcept {
     failure_.store(error, std::memory_order_release);

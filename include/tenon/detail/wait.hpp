@@ -120,13 +120,14 @@ template <class Check>
   return true;
 }
 
-/// Waits until `ready()` or the deadline; true if ready. `check()` runs at least every 100 ms: it
-/// throws when waiting has become pointless (the peer died).
+/// Waits until `ready()` or the deadline; true if ready. `check()` runs every 100 ms, not at every
+/// wake, as it may cost system calls, and at the deadline: it throws when waiting has become
+/// pointless (the peer died).
 template <class Ready, class Check>
 [[nodiscard]] bool wait_until(format::WakeWord& word, const Deadline& deadline, Duration spin,
                               Ready ready, Check check) {
   if (spin_until(std::min(spin, deadline.left()), ready)) return true;
-  for (;;) {
+  for (Deadline slice(kSlice);;) {
     struct Counted {  // also when ready() throws
       explicit Counted(format::WakeWord& w) noexcept : waiters(w.waiters) {
         waiters.fetch_add(1, std::memory_order_seq_cst);
@@ -140,11 +141,13 @@ template <class Ready, class Check>
     {
       const Counted counted(word);
       if (ready()) return true;
-      futex_wait(word.word, seen, std::min(kSlice, deadline.left()));
+      futex_wait(word.word, seen, std::min(slice.left(), deadline.left()));
     }
     if (ready()) return true;
+    if (!slice.passed() && !deadline.passed()) continue;
     check();
     if (deadline.passed()) return false;
+    slice = Deadline(kSlice);
   }
 }
 
