@@ -13,6 +13,7 @@
 #include <tenon/plan.hpp>
 
 #include "commands.hpp"
+#include "options.hpp"
 #include "parallel.hpp"
 
 namespace tenon::cli {
@@ -24,7 +25,7 @@ struct DemoOptions {
   std::uint32_t subscribers = 2;
   std::uint64_t versions = 5;
   Mode mode = Mode::in_place;
-  std::string memory = "host";
+  Memory memory = host();
   bool json = false;
 };
 
@@ -70,6 +71,7 @@ DemoPlan make_plan(const DemoOptions& options) {
           .mode = too_few ? Mode::in_place : options.mode,
           .subscribers = options.subscribers,
           .versions = options.versions,
+          .memory = options.memory,
           .threads = thread_count()};
 }
 
@@ -177,9 +179,9 @@ void check_room(const DemoOptions& options, const DemoPlan& plan) {
 }
 
 Exit demo(const DemoOptions& options) {
-  require_host_memory(options.memory);
   const DemoPlan plan = make_plan(options);
-  check_room(options, plan);
+  if (const Exit exit = try_memory(plan.memory); exit != Exit::ok) return exit;
+  if (plan.memory.kind == MemoryKind::host) check_room(options, plan);  // a GPU says so itself
   DemoReport report(plan, options.json);
   run_family(plan, report);
   report.finish();
@@ -208,9 +210,7 @@ void add_options(CLI::App& command, DemoOptions& options) {
           "streaming, in-place or double")
       ->type_name("MODE")
       ->default_str(name_of(options.mode));
-  command.add_option("--memory", options.memory, "Where the slots are: host, cuda or cuda:N")
-      ->type_name("KIND")
-      ->capture_default_str();
+  add_memory(command, options.memory);
   command.add_flag("--json", options.json, "Print a JSON object");
 }
 
@@ -226,7 +226,8 @@ void add_demo(CLI::App& app, Run& run) {
       "Models:" + models +
       ".\nColumns: gather (copying into the slots), its speed with bytes counted once and "
       "as a share of\nplain memcpy, commit to visible in the slowest process, checking "
-      "every byte there.\n\nExample:\n  tenon demo --model llama-3.2-1b --layers 2");
+      "every byte there.\nIn GPU memory a commit returns before the gather has run: visible counts "
+      "from its beginning.\n\nExample:\n  tenon demo --model llama-3.2-1b --layers 2");
   command->callback([options, &run] { run = [options] { return demo(*options); }; });
 }
 

@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <tenon/layout.hpp>
+#include <tenon/publisher.hpp>
 #include <type_traits>
 #include <vector>
 
@@ -26,12 +27,13 @@ struct DemoPlan {
   Mode mode;  ///< as it will be published
   std::uint32_t subscribers;
   std::uint64_t versions;
+  Memory memory;     ///< of the slots, the trainer's weights and what subscribers load
   unsigned threads;  ///< of the trainer: filling, gathering, plain copying
 };
 
 enum class ReportKind : std::uint32_t {
   copied,     ///< trainer: `bytes` were copied plainly in `took_ns`
-  published,  ///< trainer: gathered in `took_ns`; commit began `at_ns`
+  published,  ///< trainer: gathered in `took_ns`; commit began `at_ns` (GPU: gathering did)
   seen,       ///< subscriber `who`: version held `at_ns`, checked in `took_ns`, `wrong` bytes
 };
 

@@ -1,6 +1,6 @@
 // An inference process of `tenon demo`: takes every version and checks every byte of it.
 #include <atomic>
-#include <memory>
+#include <tenon/buffer.hpp>
 #include <tenon/subscriber.hpp>
 
 #include "demo.hpp"
@@ -22,12 +22,12 @@ class Engine {
     const Layout& layout = subscriber_.layout();
     loaded_.resize(layout.bucket_count());
     for (std::size_t b = 0; b < layout.bucket_count(); ++b) {
-      loaded_[b] = std::make_unique<std::byte[]>(layout.bucket_bytes(b));  // touches every page
+      loaded_[b] = Buffer(plan.memory, layout.bucket_bytes(b));
     }
     for (std::size_t i = 0; i < layout.size(); ++i) {
-      places_[i] = loaded_[layout[i].bucket].get() + layout[i].offset;
+      places_[i] = loaded_[layout[i].bucket].data() + layout[i].offset;
       if (!layout.tied_to(i))
-        plan_.into(layout[i].name, loaded_[layout[i].bucket].get() + layout[i].offset);
+        plan_.into(layout[i].name, loaded_[layout[i].bucket].data() + layout[i].offset);
     }
     subscriber_.join();  // so that the trainer's first version waits for this process
   }
@@ -39,8 +39,14 @@ class Engine {
     return lease_->version();
   }
   void let_go() { lease_.reset(); }
-  [[nodiscard]] const std::byte* data(std::size_t i) const {
-    return lease_ ? (*lease_)[i].data() : places_[i];
+  /// Bytes of parameter `i` for the host; those in GPU memory are copied to `scratch`.
+  [[nodiscard]] const std::byte* read(std::size_t i, std::uint64_t offset, std::uint64_t bytes,
+                                      std::vector<std::byte>& scratch) const {
+    const std::byte* from = (lease_ ? (*lease_)[i].data() : places_[i]) + offset;
+    if (subscriber_.memory() == MemoryKind::host) return from;
+    scratch.resize(std::max<std::size_t>(scratch.size(), bytes));
+    copy_and_wait(subscriber_.memory(), scratch.data(), from, bytes);
+    return scratch.data();
   }
   [[nodiscard]] const Layout& layout() const noexcept { return subscriber_.layout(); }
 
@@ -54,8 +60,8 @@ class Engine {
 
   Subscriber subscriber_;
   LoadPlan plan_;
-  std::vector<std::unique_ptr<std::byte[]>> loaded_;  ///< per bucket
-  std::vector<const std::byte*> places_;              ///< per parameter
+  std::vector<Buffer> loaded_;            ///< per bucket
+  std::vector<const std::byte*> places_;  ///< per parameter
   std::optional<Lease> lease_;
 };
 
@@ -65,9 +71,10 @@ std::uint64_t count_wrong(const Engine& engine, std::uint64_t version, unsigned 
   for (std::size_t i = 0; i < layout.size(); ++i) add_pieces(pieces, i, layout[i].bytes);
   std::atomic<std::uint64_t> wrong{0};
   for_each_piece(pieces.size(), threads, [&](std::size_t p) {
+    static thread_local std::vector<std::byte> scratch;
     const auto& [i, offset, bytes] = pieces[p];
     const Pattern pattern(layout.tied_to(i).value_or(i), version);
-    wrong += pattern.count_wrong(offset, engine.data(i) + offset, bytes);
+    wrong += pattern.count_wrong(offset, engine.read(i, offset, bytes, scratch), bytes);
   });
   return wrong;
 }

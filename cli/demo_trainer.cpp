@@ -1,12 +1,11 @@
 // The trainer of `tenon demo`: makes new bytes for each version and publishes them.
 #include <poll.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <cstring>
+#include <tenon/buffer.hpp>
 #include <tenon/publisher.hpp>
 
 #include "demo.hpp"
@@ -30,20 +29,13 @@ class Weights {
       bytes_ += (layout_[i].bytes + kAlign - 1) / kAlign * kAlign;
       add_pieces(pieces_, i, layout_[i].bytes);
     }
-    bytes_ = std::max(bytes_, kAlign);  // an empty mapping is an error
-    void* at = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (at == MAP_FAILED) {
-      throw SystemError{errno, "allocating the trainer's " + human_bytes(bytes_) +
-                                   " (a smaller model: --layers N)"};
-    }
-    base_ = static_cast<std::byte*>(at);
+    memory_ = Buffer(plan.memory, bytes_);
     for (std::size_t i = 0; i < layout_.size(); ++i) {
-      sources_.push_back({.data = base_ + offsets[i], .bytes = layout_[i].bytes});
+      sources_.push_back({.data = memory_.data() + offsets[i], .bytes = layout_[i].bytes});
     }
   }
   Weights(const Weights&) = delete;
   Weights& operator=(const Weights&) = delete;
-  ~Weights() { ::munmap(base_, bytes_); }
 
   /// The training step: every byte becomes that of `version`.
   void fill(std::uint64_t version) {
@@ -52,44 +44,52 @@ class Weights {
     for_each_piece(pieces_.size(), plan_.threads, [&](std::size_t p) {
       check_signals();
       const auto& [i, offset, bytes] = pieces_[p];
-      auto* data = static_cast<std::byte*>(const_cast<void*>(sources_[i].data));
-      Pattern(i, version).fill(offset, data + offset, bytes);
+      auto* data = static_cast<std::byte*>(const_cast<void*>(sources_[i].data)) + offset;
+      if (plan_.memory.kind == MemoryKind::host) {
+        Pattern(i, version).fill(offset, data, bytes);
+      } else {
+        static thread_local std::vector<std::byte> staging;
+        staging.resize(std::max<std::size_t>(staging.size(), bytes));
+        Pattern(i, version).fill(offset, staging.data(), bytes);
+        copy_and_wait(plan_.memory.kind, data, staging.data(), bytes);
+      }
       progress.update(done += bytes, layout_.payload_bytes());
     });
   }
 
   [[nodiscard]] const std::vector<Source>& sources() const noexcept { return sources_; }
 
-  /// Plain memcpy of as many bytes as a version has: one half of the weights onto the other and
+  /// Plain copies of as many bytes as a version has: one half of the weights onto the other and
   /// back, so that it needs no memory of its own. The best of three. Destroys the contents.
   [[nodiscard]] Report copy_plainly() const {
     constexpr std::uint64_t kWorthSharing = 1U << 20U;
     const std::uint64_t half = bytes_ / 2;
-    const unsigned threads = half < kWorthSharing ? 1 : plan_.threads;
+    const bool is_device = plan_.memory.kind != MemoryKind::host;
+    const unsigned threads = half < kWorthSharing || is_device ? 1 : plan_.threads;
     Report report{.kind = ReportKind::copied, .took_ns = ~std::uint64_t{0}, .bytes = 2 * half};
     for (int round = 0; round < 3; ++round) {
       check_signals();
       const std::uint64_t begin = detail::monotonic_ns();
-      copy(base_ + half, base_, half, threads);
-      copy(base_, base_ + half, half, threads);
+      copy(memory_.data() + half, memory_.data(), half, threads);
+      copy(memory_.data(), memory_.data() + half, half, threads);
       report.took_ns = std::min(report.took_ns, detail::monotonic_ns() - begin);
     }
     return report;
   }
 
  private:
-  static void copy(std::byte* to, const std::byte* from, std::uint64_t bytes, unsigned threads) {
+  void copy(std::byte* to, const std::byte* from, std::uint64_t bytes, unsigned threads) const {
     for_each_piece(threads, threads, [&](std::size_t t) {
       const std::uint64_t begin = bytes / threads * t;
       const std::uint64_t end = t + 1 == threads ? bytes : bytes / threads * (t + 1);
-      std::memcpy(to + begin, from + begin, end - begin);
+      copy_and_wait(plan_.memory.kind, to + begin, from + begin, end - begin);
     });
   }
 
   const DemoPlan& plan_;
   const Layout& layout_;
   std::uint64_t bytes_ = 0;
-  std::byte* base_ = nullptr;
+  Buffer memory_;
   std::vector<Piece> pieces_;
   std::vector<Source> sources_;
 };
@@ -97,6 +97,7 @@ class Weights {
 Publisher create(const DemoPlan& plan) {
   Progress progress("allocating", true);
   PublisherOptions options;
+  options.memory = plan.memory;
   options.mode = plan.mode;
   options.label = "tenon demo";
   options.threads = plan.threads;
@@ -118,9 +119,17 @@ Report publish(Publisher& publisher, const DemoPlan& plan, const Weights& weight
     const auto [first, last] = layout.bucket_parameters(b);
     update.put(b, sources.subspan(first, last - first));
   }
-  report.at_ns = detail::monotonic_ns();
-  report.took_ns = report.at_ns - begin;
-  report.version = update.commit();
+  if (plan.memory.kind == MemoryKind::host) {
+    report.at_ns = detail::monotonic_ns();
+    report.took_ns = report.at_ns - begin;
+    report.version = update.commit();
+  } else {  // which is when the copies have been enqueued; they are done when the version is
+            // current
+    report.at_ns = begin;
+    report.version = update.commit();
+    (void)publisher.wait_current(Duration::max());
+    report.took_ns = detail::monotonic_ns() - begin;
+  }
   return report;
 }
 

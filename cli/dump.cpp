@@ -69,11 +69,12 @@ Exit dump(const DumpOptions& options) {
   handle_signals(OnSignal::remember);  // from here on there is a temporary file to remove
   safetensors::Writer writer(options.out, std::move(parameters), metadata);
   std::uint64_t bytes = 0;
+  std::vector<std::byte> scratch;
   {
     Progress progress("writing", !options.quiet);
     for (const std::size_t i : writer.order()) {
       check_signals();
-      writer.write(i, snapshot.data(i));
+      writer.write(i, snapshot.read(i, 0, layout[i].bytes, scratch));
       progress.update(bytes += layout[i].bytes, layout.payload_bytes());
     }
   }

@@ -16,6 +16,7 @@ struct GetOptions {
   std::string parameter;
   std::uint64_t head = 10;
   bool json = false;
+  bool verify = false;
 };
 
 Exit get(const GetOptions& options) {
@@ -24,15 +25,24 @@ Exit get(const GetOptions& options) {
   const std::size_t i = subscriber.layout().at(options.parameter);
   const Placement place = subscriber.layout()[i];
   std::vector<Value> values;
+  std::vector<std::string> wrong;
   std::uint64_t version = 0;
   const std::uint64_t elements = place.bytes / info(place.dtype).bytes;
   {
     Snapshot snapshot = Snapshot::take(subscriber, options.reader, deadline, i);
     version = snapshot.version();
-    for (std::uint64_t e = 0; e < std::min(options.head, elements); ++e) {
-      values.push_back(decode(place.dtype, snapshot.data(i) + e * info(place.dtype).bytes));
-    }
+    const std::uint64_t shown = std::min(options.head, elements);
+    const std::uint64_t size = info(place.dtype).bytes;
+    std::vector<std::byte> scratch;
+    const std::byte* data = snapshot.read(i, 0, shown * size, scratch);
+    for (std::uint64_t e = 0; e < shown; ++e)
+      values.push_back(decode(place.dtype, data + e * size));
+    if (options.verify) wrong = snapshot.verify();
   }
+  for (const std::string& name : wrong)
+    complain(fmt::format("version {} of '{}': the bytes of '{}' are not those that were published",
+                         version, options.reader.name, printable(name)));
+  const Exit exit = wrong.empty() ? Exit::ok : Exit::failed;
   if (options.json) {
     Json json{{"name", place.name},
               {"dtype", info(place.dtype).name},
@@ -42,16 +52,19 @@ Exit get(const GetOptions& options) {
               {"elements", elements},
               {"values", Json::array()}};
     for (const Value& value : values) json["values"].push_back(json_of(value));
+    if (options.verify) json["differing"] = wrong;
     print_json(json);
-    return Exit::ok;
+    return exit;
   }
   std::string text =
       fmt::format("{} {} {} version={} bytes={}\n", printable(place.name), info(place.dtype).name,
                   shape_text(place.shape), version, place.bytes);
   for (const Value& value : values) text += text_of(value) + "\n";
   if (values.size() < elements) text += fmt::format("... {} more\n", elements - values.size());
+  if (options.verify && wrong.empty())
+    text += fmt::format("all {} parameters are as published\n", subscriber.layout().size());
   print(text);
-  return Exit::ok;
+  return exit;
 }
 
 }  // namespace
@@ -64,6 +77,9 @@ void add_get(CLI::App& app, Run& run) {
   command->add_option("--head", options->head, "How many values, in row-major order")
       ->type_name("N")
       ->capture_default_str();
+  command->add_flag(
+      "--verify", options->verify,
+      "Compute the checksums of all parameters; name those that differ and exit with 1");
   command->add_flag("--json", options->json, "Print a JSON object");
   command->footer(
       "In JSON, values that it has no number for are the texts \"nan\", \"inf\" and \"-inf\".\n\n"

@@ -6,6 +6,7 @@
 #include <string>
 #include <tenon/detail/wait.hpp>
 #include <tenon/name.hpp>
+#include <tenon/publisher.hpp>
 
 namespace tenon::cli {
 
@@ -20,6 +21,8 @@ struct ReaderOptions {
 void add_owner(CLI::App& command, std::optional<Uid>& owner);
 void add_duration(CLI::App& command, const std::string& option, Duration& value,
                   const std::string& help);
+/// --memory.
+void add_memory(CLI::App& command, Memory& memory);
 /// NAME, --timeout, --owner.
 void add_reader(CLI::App& command, ReaderOptions& options);
 

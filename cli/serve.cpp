@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <optional>
+#include <tenon/buffer.hpp>
 #include <tenon/publisher.hpp>
 #include <utility>
 
@@ -21,7 +22,8 @@ using safetensors::Checkpoint;
 struct ServeOptions {
   std::vector<std::filesystem::path> files;
   std::string name;
-  std::string memory = "host";
+  Memory memory = host();
+  bool checksums = false;
   Mode mode = Mode::in_place;
   std::uint32_t slots = 0;
   std::uint64_t bucket_bytes = 512ULL << 20U;
@@ -83,8 +85,7 @@ class Server {
       Progress progress("reading", !options_.quiet);
       std::atomic<std::uint64_t> done{0};
       for (std::size_t b = 0; b < layout.bucket_count(); ++b) {
-        std::byte* const bucket = update.open(b);
-        read_bucket(checkpoint, b, bucket, [&](std::uint64_t bytes) {
+        read_bucket(checkpoint, b, update.open(b), [&](std::uint64_t bytes) {
           progress.update(done += bytes, layout.payload_bytes());
         });
         update.seal(b);
@@ -99,6 +100,8 @@ class Server {
   static Publisher create(const ServeOptions& options, const Layout& layout) {
     Progress progress("allocating", !options.quiet);
     PublisherOptions how;
+    how.memory = options.memory;
+    how.checksums = options.checksums;
     how.mode = options.mode;
     how.slots = options.slots;
     how.label = options.label;
@@ -107,7 +110,11 @@ class Server {
       check_signals();
       progress.update(done, total);
     };
-    return Publisher::create(options.name, layout, how);
+    try {
+      return Publisher::create(options.name, layout, how);
+    } catch (const Error& error) {
+      throw with_alternative(error);
+    }
   }
 
   // Waits as long as it takes, until a signal comes. Says once per version who is waited for.
@@ -152,8 +159,15 @@ class Server {
     for_each_piece(pieces.size(), is_small ? 1 : thread_count(), [&](std::size_t p) {
       check_signals();
       const Piece& piece = pieces[p];
-      checkpoint.read(piece.parameter, piece.offset,
-                      to + layout[piece.parameter].offset + piece.offset, piece.bytes);
+      std::byte* const slot = to + layout[piece.parameter].offset + piece.offset;
+      if (options_.memory.kind == MemoryKind::host) {
+        checkpoint.read(piece.parameter, piece.offset, slot, piece.bytes);
+      } else {
+        static thread_local std::vector<std::byte> staging;
+        staging.resize(std::max<std::size_t>(staging.size(), piece.bytes));
+        checkpoint.read(piece.parameter, piece.offset, staging.data(), piece.bytes);
+        copy_and_wait(options_.memory.kind, slot, staging.data(), piece.bytes);
+      }
       done(piece.bytes);
     });
   }
@@ -192,7 +206,6 @@ void serve_until_signal(const ServeOptions& options) {
 
 Exit serve(const ServeOptions& options) {
   check_name(options.name);
-  require_host_memory(options.memory);
   if (options.slots != 0 && options.mode != Mode::streaming) {
     throw Error(Errc::InvalidArgument,
                 fmt::format("--slots is for --mode streaming; in mode {} the layout decides",
@@ -208,9 +221,9 @@ Exit serve(const ServeOptions& options) {
 }
 
 void add_publication_options(CLI::App& command, ServeOptions& options) {
-  command.add_option("--memory", options.memory, "Where the slots are: host, cuda or cuda:N")
-      ->type_name("KIND")
-      ->capture_default_str();
+  add_memory(command, options.memory);
+  command.add_flag("--checksums", options.checksums,
+                   "Keep a checksum of every parameter, for 'tenon get --verify'");
   command
       .add_option_function<std::string>(
           "--mode", [&options](const std::string& text) { options.mode = parse_mode(text); },

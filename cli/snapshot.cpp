@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <tenon/buffer.hpp>
 #include <thread>
 
 #include "common.hpp"
@@ -78,12 +79,28 @@ LoadPlan Snapshot::plan_load(const Layout& layout, std::optional<std::size_t> on
   return plan;
 }
 
+const std::byte* Snapshot::read(std::size_t i, std::uint64_t offset, std::uint64_t bytes,
+                                std::vector<std::byte>& scratch) const {
+  const std::byte* from = (lease_ ? (*lease_)[i].data() : places_[i]) + offset;
+  if (memory_ == MemoryKind::host) return from;
+  scratch.resize(std::max<std::size_t>(scratch.size(), bytes));
+  copy_and_wait(memory_, scratch.data(), from, bytes);
+  return scratch.data();
+}
+
+std::vector<std::string> Snapshot::verify() const {
+  if (lease_) return lease_->verify();
+  throw Error(Errc::InvalidArgument,
+              "this publication streams: it keeps no whole versions, and no checksums of them");
+}
+
 Snapshot Snapshot::take(Subscriber& subscriber, const ReaderOptions& options,
                         const detail::Deadline& deadline, std::optional<std::size_t> only) {
   Snapshot snapshot;
   if (subscriber.mode() != Mode::streaming) {
     snapshot.lease_ = wait_for_version(subscriber, options, deadline);
     snapshot.version_ = snapshot.lease_->version();
+    snapshot.memory_ = subscriber.memory();
     return snapshot;
   }
   LoadPlan plan = snapshot.plan_load(subscriber.layout(), only);

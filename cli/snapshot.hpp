@@ -30,10 +30,12 @@ class Snapshot {
                                      std::optional<std::size_t> only = {});
 
   [[nodiscard]] std::uint64_t version() const noexcept { return version_; }
-  /// First byte of parameter `i`; may be null when it is empty.
-  [[nodiscard]] const std::byte* data(std::size_t i) const noexcept {
-    return lease_ ? (*lease_)[i].data() : places_[i];
-  }
+  /// Bytes [offset, offset + bytes) of parameter `i`, for the host: where they are, or, when they
+  /// are in GPU memory, copied to `scratch`. From any thread, with a scratch of its own.
+  [[nodiscard]] const std::byte* read(std::size_t i, std::uint64_t offset, std::uint64_t bytes,
+                                      std::vector<std::byte>& scratch) const;
+  /// The names of parameters that differ from their checksums. Not of one that streams.
+  [[nodiscard]] std::vector<std::string> verify() const;
   void release() noexcept {
     if (lease_) lease_->release();
   }
@@ -43,6 +45,7 @@ class Snapshot {
   LoadPlan plan_load(const Layout& layout, std::optional<std::size_t> only);
 
   std::uint64_t version_ = 0;
+  MemoryKind memory_ = MemoryKind::host;  ///< of what is leased; what is loaded is the host's
   std::optional<Lease> lease_;
   std::unique_ptr<std::byte[]> loaded_;
   std::vector<std::byte*> places_;  ///< in loaded_, per parameter

@@ -4,6 +4,7 @@
 
 #include "copy_items.hpp"
 #include "load_items.hpp"
+#include "no_cuda.hpp"
 
 namespace tenon {
 namespace {
@@ -47,8 +48,7 @@ std::shared_ptr<BulkCopy> make_bulk_copy(const Layout& layout,
 #if TENON_WITH_CUDA
   return make_cuda_bulk_copy(buckets);
 #else
-  throw Error(Errc::NoMemoryKind,
-              "this build of Tenon has no GPU memory: it was made without the CUDA toolkit");
+  throw Error(Errc::NoMemoryKind, kNoCuda);
 #endif
 }
 

@@ -49,9 +49,7 @@ class CudaBulkCopy final : public detail::BulkCopy {
   };
 
   static void check_writable(const void* to) {
-    cudaPointerAttributes attributes{};
-    cuda::check(cudaPointerGetAttributes(&attributes, to), "cudaPointerGetAttributes");
-    if (attributes.type != cudaMemoryTypeUnregistered) return;
+    if (!cuda::is_pageable(to)) return;
     throw Error(Errc::InvalidArgument,
                 "a destination is in pageable host memory, which no kernel can write: use GPU "
                 "memory or cudaHostAlloc, or whole parameters (into() without options)");

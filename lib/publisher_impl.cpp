@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "create.hpp"
+#include "no_cuda.hpp"
 
 namespace tenon {
 namespace {
@@ -24,8 +25,7 @@ std::unique_ptr<ipc::SlotMemory> make_slots(const PublisherOptions& options,
   return ipc::make_cuda_slots(options.memory.device, own);
 #else
   (void)own;
-  throw Error(Errc::NoMemoryKind,
-              "this build of Tenon has no GPU memory: it was made without the CUDA toolkit");
+  throw Error(Errc::NoMemoryKind, kNoCuda);
 #endif
 }
 

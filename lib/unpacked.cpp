@@ -3,6 +3,7 @@
 #include <tenon/unpacked.hpp>
 #include <utility>
 
+#include "no_cuda.hpp"
 #include "plan_at.hpp"
 
 #if TENON_WITH_CUDA
@@ -114,8 +115,7 @@ UnpackedPlan plan_unpacked(std::span<const Parameter> parameters, std::span<cons
 
 UnpackedPlan plan_unpacked(std::span<const Parameter>, std::span<const Source>,
                            const UnpackedOptions&) {
-  throw Error(Errc::NoMemoryKind,
-              "this build of Tenon has no GPU memory: it was made without the CUDA toolkit");
+  throw Error(Errc::NoMemoryKind, kNoCuda);
 }
 
 #endif

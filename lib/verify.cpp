@@ -3,6 +3,8 @@
 #include <string>
 #include <tenon/checksum.hpp>
 
+#include "no_cuda.hpp"
+
 namespace tenon {
 namespace {
 
@@ -11,8 +13,7 @@ std::vector<std::uint64_t> checksums(const Lease& lease, MemoryKind memory) {
 #if TENON_WITH_CUDA
     return cuda_checksums(lease);
 #else
-    throw Error(Errc::NoMemoryKind,
-                "this build of Tenon has no GPU memory: it was made without the CUDA toolkit");
+    throw Error(Errc::NoMemoryKind, kNoCuda);
 #endif
   }
   std::vector<std::uint64_t> sums(lease.size());

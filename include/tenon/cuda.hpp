@@ -75,18 +75,6 @@ class DeviceScope {
 
 using Uuid = std::array<std::uint8_t, 16>;
 
-/// "GPU-8-4-4-4-12", as nvidia-smi and CUDA_VISIBLE_DEVICES have it.
-[[nodiscard]] inline std::string text_of(const Uuid& uuid) {
-  static constexpr char kDigits[] = "0123456789abcdef";
-  std::string text = "GPU";
-  for (std::size_t i = 0; i < uuid.size(); ++i) {
-    if (i == 0 || i == 4 || i == 6 || i == 8 || i == 10) text += '-';
-    text += kDigits[uuid[i] >> 4U];
-    text += kDigits[uuid[i] & 15U];
-  }
-  return text;
-}
-
 /// Number of devices this process sees. Throws Error(NoDevice) when it cannot use CUDA at all.
 [[nodiscard]] inline int device_count() {
   int count = 0;
@@ -128,7 +116,7 @@ class Devices {
     if (found != ordinals_.end()) return found->second;
     const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
     throw Error(Errc::NoDevice,
-                "the publication is on " + text_of(uuid) + ", which is none of the " +
+                "the publication is on " + device_text(uuid) + ", which is none of the " +
                     std::to_string(count) + " devices that this process sees (" +
                     (visible != nullptr ? "CUDA_VISIBLE_DEVICES=" + std::string(visible)
                                         : "CUDA_VISIBLE_DEVICES is not set") +
@@ -169,9 +157,9 @@ template <class Function>
   const std::string doing = "looking up " + name;
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found{};
-  check(cudaGetDriverEntryPointByVersion(name.c_str(), &function, version, cudaEnableDefault,
-                                         &found),
-        doing.c_str());
+  check(
+      cudaGetDriverEntryPointByVersion(name.c_str(), &function, version, cudaEnableDefault, &found),
+      doing.c_str());
   if (found != cudaDriverEntryPointSuccess || function == nullptr)
     throw CudaError(cudaErrorSymbolNotFound, doing);
   return reinterpret_cast<Function>(function);
@@ -203,8 +191,9 @@ struct Allocation {
   if (reaches != 0) return mine;
   throw Error(Errc::NotShareable,
               "the publication is on device " + std::to_string(theirs) + " (" +
-                  text_of(facts.device_uuid) + "), and the current device " + std::to_string(mine) +
-                  " has no peer access to it; call cudaSetDevice(" + std::to_string(theirs) +
+                  device_text(facts.device_uuid) + "), and the current device " +
+                  std::to_string(mine) + " has no peer access to it; call cudaSetDevice(" +
+                  std::to_string(theirs) +
                   ") before attaching, or publish on a device with a link between them");
 }
 
@@ -283,14 +272,24 @@ struct CloseHandle {
   return mapped;
 }
 
+[[nodiscard]] inline bool is_pageable(const void* pointer) {
+  cudaPointerAttributes attributes{};
+  check(cudaPointerGetAttributes(&attributes, pointer), "cudaPointerGetAttributes");
+  return attributes.type == cudaMemoryTypeUnregistered;
+}
+
 inline void copy(CopyBatch& batch, const std::byte* bucket, Stream stream) {
   const std::size_t count = batch.to.size();
   if (count == 0) return;
-  batch.from.resize(count);
+  if (batch.from.empty()) {  // for the first time
+    for (const void* to : batch.to) batch.one_by_one |= is_pageable(to);
+    batch.from.resize(count);
+  }
   for (std::size_t i = 0; i < count; ++i) batch.from[i] = bucket + batch.offset[i];
-  if (stream.get() == nullptr) {  // which batches refuse
+  if (batch.one_by_one || stream.get() == nullptr) {  // batches take no default stream
     for (std::size_t i = 0; i < count; ++i)
-      check(cudaMemcpyAsync(batch.to[i], batch.from[i], batch.bytes[i], cudaMemcpyDefault, nullptr),
+      check(cudaMemcpyAsync(batch.to[i], batch.from[i], batch.bytes[i], cudaMemcpyDefault,
+                            stream.get()),
             "copying out of a slot");
     return;
   }

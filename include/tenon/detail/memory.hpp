@@ -25,6 +25,7 @@ struct CopyBatch {
   std::vector<std::uint64_t> offset;  ///< in the bucket
   std::vector<std::size_t> bytes;     ///< none of them 0
   std::vector<const void*> from;      ///< room for offset + where the bucket is
+  bool one_by_one = false;            ///< GPU memory: some go to pageable host memory
 };
 
 /// What a memory kind can do for a subscriber.
