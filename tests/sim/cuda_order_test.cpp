@@ -432,6 +432,33 @@ TEST_F(Order, SourcesInHostMemoryAreReadBeforePublishReturns) {
   EXPECT_EQ(model_.wrong(sub.try_acquire().value(), 11), 0U);
 }
 
+TEST_F(Order, SourcesInHostMemoryAreReadBeforeAnAbortReturns) {
+  Publisher pub = create(Mode::streaming, {.slots = 2});
+  cudaStream_t stream = make_stream();
+  Model host{MemoryKind::host};
+  const auto sources = host.sources(1);
+  {
+    Held held(stream);
+    auto update = pub.begin(Stream(stream));
+    update.put(0, of_bucket(model_.layout, sources, 0));
+    std::jthread later([&] {
+      let_things_happen();
+      held.release();
+    });
+    update.abort();
+    EXPECT_EQ(cudaStreamQuery(stream), cudaSuccess);
+  }
+  EXPECT_EQ(pub.wait_current(kPatience), 0U) << "nothing was committed, though a number is used up";
+  EXPECT_EQ(publish(pub, model_.sources(2)), 2U);
+  Held held(stream);
+  auto update = pub.begin(Stream(stream));
+  update.put(0, of_bucket(model_.layout, sources, 0));
+  ::testing::internal::CaptureStderr();
+  update.abort();
+  EXPECT_NE(::testing::internal::GetCapturedStderr().find("have not been read after 2 s"),
+            std::string::npos);
+}
+
 TEST_F(Order, ParametersBornInTheSlotAreWrittenInTheVersionsStream) {
   const Variable delay("TENON_SIM_DELAY_US", kDawdle);
   Publisher pub = create(Mode::in_place);
