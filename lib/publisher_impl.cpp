@@ -307,7 +307,9 @@ void Publisher::Impl::put(std::size_t bucket, std::span<const Source> sources) {
   check_pointers(bucket, sources);
   gather_->check(bucket, sources);
   std::byte* slot = open(bucket);
-  if (!gather_->run(bucket, sources, slot, attempt_->stream)) attempt_->reads_host = true;
+  // Until it is known, and when that throws, it may be the host's memory that is read.
+  const bool read_host = std::exchange(attempt_->reads_host, true);
+  if (gather_->run(bucket, sources, slot, attempt_->stream)) attempt_->reads_host = read_host;
   seal_as(bucket, unchanged);
 }
 
