@@ -200,9 +200,9 @@ def run(command, timeout):
 
 
 def clean_up():
-    """What a broken program leaves in shared memory: its tests' publications, and slots without one."""
+    """What a broken program leaves in shared memory: publications, slots without one, simulated nodes."""
     shm = Path("/dev/shm")
-    for left in [*shm.glob("tenon.*.test-*"), *shm.glob("tenon-slot.*")]:
+    for left in [*shm.glob("tenon.*.test-*"), *shm.glob("tenon-slot.*"), *shm.glob("tenon-sim.*.test-*")]:
         left.unlink(missing_ok=True)
 
 
