@@ -35,9 +35,9 @@ class CudaBulkCopy final : public detail::BulkCopy {
     const auto [first, count, bytes] = runs_[bucket];
     if (count == 0) return;
     const cuda::DeviceScope scope(device_);
-    cuda::check(
-        device::launch_copy(table_.device() + first, count, bytes, {from, nullptr}, stream.get()),
-        "launching the load kernel");
+    cuda::check(device::launch_copy(device_, table_.device() + first, count, bytes, {from, nullptr},
+                                    stream.get()),
+                "launching the load kernel");
   }
 
  private:

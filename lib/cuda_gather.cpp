@@ -177,7 +177,7 @@ class CudaGather final : public Gather {
           device::launch_copy_cub(table, count, base, scratch(), scratch_bytes_, stream.get()),
           "launching cub::DeviceMemcpy::Batched");
     } else {
-      cuda::check(device::launch_copy(table, count, items.back().end, base, stream.get()),
+      cuda::check(device::launch_copy(device_, table, count, items.back().end, base, stream.get()),
                   "launching the gather kernel");
     }
   }

@@ -14,8 +14,9 @@
 namespace tenon::device {
 
 /// Copies all items: one launch of a persistent kernel, each block a contiguous share of the bytes.
-/// `table` is in device memory, `ends` (CopyItem::end) ascending; `bytes` is the last one.
-[[nodiscard]] cudaError_t launch_copy(const CopyItem* table, std::uint32_t count,
+/// `device` is the current one. `table` is in its memory, `ends` (CopyItem::end) ascending; `bytes`
+/// is the last one.
+[[nodiscard]] cudaError_t launch_copy(int device, const CopyItem* table, std::uint32_t count,
                                       std::uint64_t bytes, CopyBase base,
                                       cudaStream_t stream) noexcept;
 

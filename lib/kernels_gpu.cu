@@ -82,10 +82,8 @@ cudaError_t forgotten(cudaError_t error) noexcept {
   return error;
 }
 
-cudaError_t multiprocessors(int& count) noexcept {
+cudaError_t multiprocessors(int device, int& count) noexcept {
   static std::array<std::atomic<int>, 64> known{};  // of each device; relaxed: nothing but a number
-  int device = 0;
-  if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
   const auto i = static_cast<std::size_t>(device) % known.size();
   const bool cached = static_cast<std::size_t>(device) == i;
   count = cached ? known[i].load(std::memory_order_relaxed) : 0;
@@ -131,11 +129,11 @@ auto each(Field field) {
 
 }  // namespace
 
-cudaError_t launch_copy(const CopyItem* table, std::uint32_t count, std::uint64_t bytes,
+cudaError_t launch_copy(int device, const CopyItem* table, std::uint32_t count, std::uint64_t bytes,
                         CopyBase base, cudaStream_t stream) noexcept {
   if (count == 0 || bytes == 0) return cudaSuccess;
   int sms = 0;
-  if (const cudaError_t error = multiprocessors(sms); error != cudaSuccess) return forgotten(error);
+  if (const cudaError_t error = multiprocessors(device, sms); error != cudaSuccess) return forgotten(error);
   const auto most = static_cast<std::uint32_t>(sms * kBlocksPerSm);
   return forgotten(
       launch(dim3(walk::blocks_for(bytes, count, most)), stream, copy_kernel, table, count, bytes, base));

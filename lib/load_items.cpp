@@ -1,8 +1,7 @@
 #include "load_items.hpp"
 
-#include <algorithm>
+#include <bit>
 #include <string_view>
-#include <utility>
 
 namespace tenon {
 namespace {
@@ -144,7 +143,7 @@ Axes axes_of(const Dims& shape, Shape from, const Dims& to) {
     if (last.size * last.from_stride == next.from_stride &&
         last.size * last.to_stride == next.to_stride) {
       last.size *= next.size;
-    } else if (next.size > 1) {
+    } else {
       axes.push_back(next);
     }
     next.from_stride *= from[d];
@@ -186,7 +185,7 @@ std::vector<LoadItem> load_items(const Layout& layout, const LoadTarget& target)
       result.push_back(
           {part,
            place.bucket,
-           {reinterpret_cast<const std::byte*>(offset), to + i * items.to_stride * whole.to_element,
+           {std::bit_cast<const std::byte*>(offset), to + i * items.to_stride * whole.to_element,
             row_bytes, rows.from_stride * whole.from_element, rows.to_stride * whole.to_element,
             row_bytes * rows.size, whole.cast, 0, 0}});
     }

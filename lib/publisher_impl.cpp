@@ -336,7 +336,9 @@ void Publisher::Impl::put(std::size_t bucket, std::span<const Source> sources) {
   check_pointers(bucket, sources);
   gather_->check(bucket, sources);
   std::byte* slot = open(bucket);
-  if (!gather_->run(bucket, sources, slot, attempt_->stream)) attempt_->reads_host = true;
+  // Until it is known, and when that throws, it may be the host's memory that is read.
+  const bool read_host = std::exchange(attempt_->reads_host, true);
+  if (gather_->run(bucket, sources, slot, attempt_->stream)) attempt_->reads_host = read_host;
   seal_as(bucket, unchanged);
 }
 
@@ -375,6 +377,7 @@ std::uint64_t Publisher::Impl::commit() {
   // Not before: when that throws, the slots of the version before are still the current ones.
   for (std::size_t b = 0; b < buckets_.size(); ++b) finish_bucket(b);
   next_version_ = a.version + 1;
+  committed_ = a.version;
   const std::uint64_t version = a.version;
   // The caller may change its host memory as soon as this returns.
   const bool in_time = !a.reads_host || await_enqueued({a.deadline, a.check});
@@ -444,9 +447,9 @@ void Publisher::Impl::check_device() {
 
 std::uint64_t Publisher::Impl::wait_current(const detail::Deadline& deadline) {
   check_owner();
-  if (await_enqueued({deadline, {}})) return next_version_ - 1;
-  throw Error(Errc::DeadlinePassed, "version " + std::to_string(next_version_ - 1) + " of '" +
-                                        name_ + "' did not become current in time");
+  if (await_enqueued({deadline, {}})) return committed_;
+  throw Error(Errc::DeadlinePassed, "version " + std::to_string(committed_) + " of '" + name_ +
+                                        "' did not become current in time");
 }
 
 void Publisher::Impl::write_records() noexcept {
@@ -489,11 +492,20 @@ void Publisher::Impl::abort() noexcept {
 }
 
 // Behind what an aborted version has enqueued there must be something to wait for, before its slots
-// are written again. False when the device takes nothing any more.
+// are written again. False when the device takes nothing any more. Sources in host memory are the
+// caller's again: they have been read.
 bool Publisher::Impl::settle() noexcept {
-  if (!attempt_->enqueued) return true;
   try {
-    store_behind({});
+    if (attempt_->enqueued) store_behind({});
+    if (!attempt_->reads_host) return true;
+    const detail::Deadline deadline(kClose);
+    const std::function<void()> check = [&] {
+      if (const char* error = gather_->broken()) throw Error(Errc::Cuda, error);
+    };
+    if (!log_->wait_for_finished(enqueued_, {deadline, check})) {
+      detail::report("aborting a version of '" + name_ +
+                     "': its sources in host memory have not been read after 2 s and must stay");
+    }
     return true;
   } catch (const std::exception& e) {
     detail::report("aborting a version of '" + name_ + "': " + e.what());

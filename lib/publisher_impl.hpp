@@ -124,6 +124,7 @@ class Publisher::Impl {
   std::shared_ptr<ipc::LogWriter> log_;  ///< shared with host functions that have not run
   std::vector<Bucket> buckets_;
   std::uint64_t next_version_ = 1;
+  std::uint64_t committed_ = 0;  ///< the last version; aborted ones may have used numbers since
   std::optional<Attempt> attempt_;
   bool checksums_;
   std::uint64_t slot_bytes_ = 0;

@@ -58,7 +58,7 @@ struct LoadTarget {
   std::uint32_t fuse_dim = 0;
   std::optional<Slice> slice{};  ///< taken of each part before they are put together
   std::optional<Dtype> dtype{};
-  std::byte* to = nullptr;  ///< contiguous and row-major
+  std::byte* to = nullptr;  ///< contiguous and row-major; aligned to its elements when cast
 };
 
 namespace detail {

@@ -56,7 +56,7 @@ std::vector<CopyItem> read_table(const CopyItem* table, std::uint32_t count, Cop
 
 }  // namespace
 
-cudaError_t launch_copy(const CopyItem* table, std::uint32_t count, std::uint64_t bytes,
+cudaError_t launch_copy(int, const CopyItem* table, std::uint32_t count, std::uint64_t bytes,
                         CopyBase base, cudaStream_t stream) noexcept {
   if (count == 0 || bytes == 0) return cudaSuccess;
   return launch(stream, [table, count, bytes, base] {

@@ -48,7 +48,7 @@ TEST_F(Kernels, CopyWhatTheHostCopies) {
     const std::byte* from = on_device(source);
     std::byte* to = on_device(expected);
     const auto table = work.items(nullptr, nullptr);  // offsets from
-    ASSERT_OK(device::launch_copy(on_device(table), static_cast<std::uint32_t>(table.size()),
+    ASSERT_OK(device::launch_copy(0, on_device(table), static_cast<std::uint32_t>(table.size()),
                                   work.bytes(), {from, to}, stream_));
     copy_items(work.items(source.data(), expected.data()));
     EXPECT_EQ(from_device(to, expected.size()), expected);
@@ -71,7 +71,7 @@ TEST_F(Kernels, SumWhatTheHostSums) {
 
 TEST_F(Kernels, ATableThatIsNoListOfRowsIsAFault) {
   const std::vector<CopyItem> table(1);
-  ASSERT_OK(device::launch_copy(on_device(table), 1, 5, {}, stream_));
+  ASSERT_OK(device::launch_copy(0, on_device(table), 1, 5, {}, stream_));
   EXPECT_EQ(cudaStreamSynchronize(stream_), cudaErrorIllegalAddress);
 }
 

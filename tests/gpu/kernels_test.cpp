@@ -72,7 +72,7 @@ cudaStream_t stream() {
 using Copier = std::function<void(const std::vector<CopyItem>& items, const CopyItem* table)>;
 
 void by_kernel(const std::vector<CopyItem>& items, const CopyItem* table) {
-  must(tenon::device::launch_copy(table, static_cast<std::uint32_t>(items.size()),
+  must(tenon::device::launch_copy(0, table, static_cast<std::uint32_t>(items.size()),
                                   items.empty() ? 0 : items.back().end, {}, stream()),
        "launch_copy");
 }
@@ -163,7 +163,7 @@ void large() {
 }
 
 void nothing() {
-  check(tenon::device::launch_copy(nullptr, 0, 0, {}, stream()) == cudaSuccess, "no items");
+  check(tenon::device::launch_copy(0, nullptr, 0, 0, {}, stream()) == cudaSuccess, "no items");
   check(tenon::device::launch_checksum(nullptr, 0, nullptr, stream()) == cudaSuccess, "no sums");
   must(cudaStreamSynchronize(stream()), "nothing");
 }

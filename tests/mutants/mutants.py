@@ -44,8 +44,7 @@ MUTANTS = [
     Mutant("stream_gate_one_too_low", "1 no torn read", "lib/publisher_impl.cpp",
            "n > slots ? n - slots + 1 : 1", "n > slots ? n - slots : 1", "streaming_test", "*EveryVersion*:*Stalled*"),
     Mutant("current_before_the_bytes", "2 complete means finished", "lib/publisher_impl.cpp",
-           "  copy_sources(bucket, sources, open(bucket));",
-           "  auto* slot = open(bucket);\n  log_->complete_version(start());\n  copy_sources(bucket, sources, slot);",
+           "  std::byte* slot = open(bucket);", "  std::byte* slot = open(bucket);\n  log_->complete_version(start());",
            "handoff_test", "*SeveralReaders*"),
     Mutant("completed_before_the_entry", "2 complete means finished", "lib/publisher_impl.cpp",
            "  attempt_->slot[bucket] = static_cast<std::uint32_t>(n % slots);",
@@ -105,7 +104,7 @@ MUTANTS = [
     Mutant("writable_mapping", "8 readers cannot write", "include/tenon/detail/memory.hpp",
            "SharedObject::Access::read_only);", "SharedObject::Access::read_write);", "handoff_test", "*ReadOnly*"),
     Mutant("close_leaves_slots", "10 cheap recovery", "lib/publisher_impl.cpp",
-           "slots_->withdraw();  // host", "// host", "name_test", "*LeaveNoSlots*"),
+           "slots_->withdraw();   // host", "// host", "name_test", "*LeaveNoSlots*"),
     Mutant("gc_takes_the_living", "10 cheap recovery", "ipc/reclaim.cpp",
            "  const bool runs = ready && detail::is_known_running(h->publisher);\n  if (!locked) {",
            "  const bool runs = false;\n  if (false) {", "death_test", "*GcRemoves*"),
@@ -122,6 +121,73 @@ MUTANTS = [
     Mutant("child_closes", "11 fork", "lib/publisher.cpp",
            "if (impl_ && impl_->is_owner()) impl_->close();", "if (impl_) impl_->close();", "handoff_test",
            "*ChildCannotUse*"),
+    # --- GPU memory, on the simulated runtime ---
+    Mutant("current_before_the_copies", "2 complete means finished", "lib/cuda_gather.cpp",
+           'cuda::check(cudaLaunchHostFunc(stream.get(), function, argument), "cudaLaunchHostFunc");',
+           "(void)stream;\n    function(argument);", "cuda_order_test", "Order.*Current*:Order.*Completed*:Order.*Finished*"),
+    Mutant("next_version_without_waiting", "2 complete means finished", "lib/publisher_impl.cpp",
+           "if (!await_enqueued({a.deadline, a.check})) {", "if (false) {", "cuda_order_test", "*TheNextVersionWaits*"),
+    Mutant("aborted_copies_forgotten", "2 complete means finished", "lib/publisher_impl.cpp",
+           "if (attempt_->enqueued) store_behind(nullptr, 0);", "", "cuda_order_test", "*AnAbortedVersion*"),
+    Mutant("host_sources_given_back_unread", "2 complete means finished", "lib/publisher_impl.cpp",
+           "const bool in_time = !a.reads_host || await_enqueued({a.deadline, a.check});", "const bool in_time = true;",
+           "cuda_order_test", "*SourcesInHostMemory*"),
+    Mutant("released_at_once", "1 no torn read", "include/tenon/detail/attachment.hpp",
+           "behind(streams[i], end_passed, &endings_[parity]);", "end(parity, 1);", "cuda_order_test",
+           "Order.*Release*"),
+    Mutant("cursor_before_the_copies", "1 no torn read", "include/tenon/detail/attachment.hpp",
+           "if (segment_.facts().memory == MemoryKind::host) {", "(void)stream;\n    if (true) {", "cuda_order_test",
+           "*StreamingCursor*"),
+    Mutant("release_captured", "1 no torn read", "include/tenon/detail/attachment.hpp",
+           "for (std::size_t i = 0; i < count; ++i) ops.check_not_capturing(streams[i]);", "(void)ops;",
+           "cuda_order_test", "*WhileCapturing*"),
+    Mutant("bookkeeping_before_the_commit", "3 all or nothing", "lib/publisher_impl.cpp",
+           "  store_behind(&ipc::LogWriter::complete_version, start());",
+           "  for (std::size_t b = 0; b < buckets_.size(); ++b) finish_bucket(b);\n"
+           "  store_behind(&ipc::LogWriter::complete_version, start());", "cuda_order_test", "*ACommitThatFails*"),
+    Mutant("released_lease_is_wanted", "5 no deadlock with oneself", "include/tenon/detail/attachment.hpp",
+           "(held_[0].leases > held_[0].ending && line > held_[0].start) ||\n"
+           "           (held_[1].leases > held_[1].ending && line > held_[1].start)",
+           "(held_[0].leases > 0 && line > held_[0].start) ||\n"
+           "           (held_[1].leases > 0 && line > held_[1].start)", "cuda_order_test", "*BehindARelease*"),
+    Mutant("broken_reader_gates", "5 nobody waits on the dead", "include/tenon/detail/attachment.hpp",
+           "      fail_if_broken();\n      throw;\n    }\n    {", "      throw;\n    }\n    {", "cuda_faults_test",
+           "*ContextBreaksStopsGating*"),
+    Mutant("broken_publisher_stays_open", "5 nobody waits on the dead", "lib/publisher_impl.hpp",
+           "if (e.code() == Errc::Cuda && !closed_) check_device();", "(void)e;", "cuda_faults_test", "*NextCall*"),
+    Mutant("broken_publisher_waited_for", "5 nobody waits on the dead", "lib/publisher_impl.cpp",
+           "    check_device();\n    if (patience.check)", "    if (patience.check)", "cuda_faults_test",
+           "*ClosesAndReadersAreTold*"),
+    Mutant("freed_behind_endless_copies", "5 nobody waits on the dead", "lib/publisher_impl.cpp",
+           "(void)gather_.release();", "", "cuda_faults_test", "*ClosingBehindWork*"),
+    Mutant("closed_without_draining", "5 nobody waits on the dead", "include/tenon/detail/attachment.hpp",
+           "      drained = poll_until_zero(a->pending_,", "      a->slots_.clear();\n      drained = poll_until_zero(a->pending_,",
+           "cuda_faults_test", "*SubscriberThatGoes*"),
+    Mutant("opened_size_unchecked", "6 untrusted input", "include/tenon/cuda.hpp",
+           "check_field(bytes >= slot.mapped_bytes,", "check_field(bytes > 0,", "cuda_faults_test", "*OpensTooLittle*"),
+    Mutant("freed_under_a_reader", "8 no use after free", "lib/publisher_impl.cpp",
+           "else if (!log_->wait_for_detached(deadline))", "else if (false)", "cuda_faults_test", "*ClosingKeeps*:*ClosingWaits*"),
+    Mutant("device_by_ordinal", "9 device identity", "include/tenon/cuda.hpp",
+           "const int theirs = per_process<Devices>().find(facts.device_uuid);", "const int theirs = 0;",
+           "cuda_faults_test", "*MatchedByUuid*"),
+    Mutant("own_handle_opened", "9 device identity", "include/tenon/detail/memory.hpp",
+           "    known_[{instance, slot.allocation}] = {SlotPointer(pointer, pointer.get() - slot.offset),\n"
+           "                                           slot.mapped_bytes};",
+           "    (void)instance, (void)slot, (void)pointer;", "cuda_calls_test", "*PublishersProcess*"),
+    Mutant("error_left_behind", "errors say why", "include/tenon/cuda.hpp",
+           "if (error != cudaSuccess) (void)cudaGetLastError();", "", "cuda_faults_test", "*RefusedOpens*"),
+    Mutant("bf16_ties_away_from_zero", "casts round to nearest even", "lib/cast.hpp",
+           "(bits + 0x7FFFU + ((bits >> 16U) & 1U))", "(bits + 0x8000U)", "cuda_order_test", "*Casts*"),
+    Mutant("small_f16_ties_up", "casts round to nearest even", "lib/cast.hpp",
+           "(rest == tie && (half & 1U) != 0)", "(rest == tie)", "cuda_order_test", "*Casts*"),
+    Mutant("bf16_nan_becomes_infinity", "casts keep NaN", "lib/cast.hpp",
+           "return static_cast<std::uint16_t>((bits >> 16U) | 0x40U);", "return static_cast<std::uint16_t>(bits >> 16U);",
+           "cuda_order_test", "*Casts*"),
+    Mutant("device_asked_at_every_wake", "few calls per step", "include/tenon/detail/wait.hpp",
+           "if (!slice.passed() && !deadline.passed()) continue;", "", "cuda_calls_test", "Waiting*"),
+    Mutant("table_uploaded_every_step", "few calls per step", "lib/cuda_gather.cpp",
+           "if (is_current(plan, bucket, sources)) return plan;", "(void)&CudaGather::is_current;", "cuda_calls_test",
+           "*PerStep*/InPlaceAdopt"),
 ]
 
 
@@ -134,9 +200,9 @@ def run(command, timeout):
 
 
 def clean_up():
-    """What a broken program leaves in shared memory: its tests' publications, and slots without one."""
+    """What a broken program leaves in shared memory: publications, slots without one, simulated nodes."""
     shm = Path("/dev/shm")
-    for left in [*shm.glob("tenon.*.test-*"), *shm.glob("tenon-slot.*")]:
+    for left in [*shm.glob("tenon.*.test-*"), *shm.glob("tenon-slot.*"), *shm.glob("tenon-sim.*.test-*")]:
         left.unlink(missing_ok=True)
 
 

@@ -432,6 +432,33 @@ TEST_F(Order, SourcesInHostMemoryAreReadBeforePublishReturns) {
   EXPECT_EQ(model_.wrong(sub.try_acquire().value(), 11), 0U);
 }
 
+TEST_F(Order, SourcesInHostMemoryAreReadBeforeAnAbortReturns) {
+  Publisher pub = create(Mode::streaming, {.slots = 2});
+  cudaStream_t stream = make_stream();
+  Model host{MemoryKind::host};
+  const auto sources = host.sources(1);
+  {
+    Held held(stream);
+    auto update = pub.begin(Stream(stream));
+    update.put(0, of_bucket(model_.layout, sources, 0));
+    std::jthread later([&] {
+      let_things_happen();
+      held.release();
+    });
+    update.abort();
+    EXPECT_EQ(cudaStreamQuery(stream), cudaSuccess);
+  }
+  EXPECT_EQ(pub.wait_current(kPatience), 0U) << "nothing was committed, though a number is used up";
+  EXPECT_EQ(publish(pub, model_.sources(2)), 2U);
+  Held held(stream);
+  auto update = pub.begin(Stream(stream));
+  update.put(0, of_bucket(model_.layout, sources, 0));
+  ::testing::internal::CaptureStderr();
+  update.abort();
+  EXPECT_NE(::testing::internal::GetCapturedStderr().find("have not been read after 2 s"),
+            std::string::npos);
+}
+
 TEST_F(Order, ParametersBornInTheSlotAreWrittenInTheVersionsStream) {
   const Variable delay("TENON_SIM_DELAY_US", kDawdle);
   Publisher pub = create(Mode::in_place);
@@ -648,8 +675,8 @@ const CastCase kCasts[] = {
       {0xBF800000, 0xBC00}, {0x477FE000, 0x7BFF}, {0x477FEFFF, 0x7BFF}, {0x477FF000, 0x7C00},
       {0x7F7FFFFF, 0x7C00}, {0x7F800000, 0x7C00}, {0xFF800000, 0xFC00}, {0x7F800001, 0x7E00},
       {0x7FC00000, 0x7E00}, {0x7FFFE000, 0x7FFF}, {0x33800000, 0x0001}, {0x33000000, 0x0000},
-      {0x33000001, 0x0001}, {0x38800000, 0x0400}, {0x387FE000, 0x0400}, {0x387FC000, 0x03FF},
-      {0x80000001, 0x8000}}},
+      {0x33000001, 0x0001}, {0x34200000, 0x0002}, {0x34200001, 0x0003}, {0x33C00000, 0x0002},
+      {0x38800000, 0x0400}, {0x387FE000, 0x0400}, {0x387FC000, 0x03FF}, {0x80000001, 0x8000}}},
     {"Bf16ToF32",
      Dtype::bf16,
      Dtype::f32,

@@ -6,13 +6,16 @@
 #include <cast.hpp>
 #include <copy_items.hpp>
 #include <cstring>
+#include <functional>
 #include <load_items.hpp>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <string>
 #include <support/copy_cases.hpp>
 #include <support/support.hpp>
 #include <tenon/plan.hpp>
+#include <utility>
 #include <vector>
 
 namespace tenon {
@@ -256,7 +259,7 @@ INSTANTIATE_TEST_SUITE_P(Types, LoadItems,
                                            Types{Dtype::f32, Dtype::f16}),
                          [](const auto& i) { return i.param.name(); });
 
-TEST(LoadItemsOnce, ReadTiedParametersWhereTheirOriginalIs) {
+TEST(LoadItemsTied, ReadWhereTheOriginalIs) {
   const Store store(
       {{"a", Dtype::u8, {500}}, {"b", Dtype::u8, {20, 20}}, {"c", Dtype::u8, {400}, "b"}});
   expect_loads(store, {"it", {2}, 0, Slice{0, 1, 2}});

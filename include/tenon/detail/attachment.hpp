@@ -385,12 +385,13 @@ class Attachment {
   SlotPointer open_slot(const format::Slot& slot) const {
     try {
       return per_process<SlotTable>().open(segment_.facts(), slot);
-    } catch (const Error&) {
-      const Deadline deadline(std::chrono::milliseconds(200));
-      for (; !deadline.passed(); std::this_thread::sleep_for(std::chrono::milliseconds(5))) {
+    } catch (const Error& e) {
+      const Deadline deadline(std::chrono::milliseconds(e.code() == Errc::Cuda ? 200 : 0));
+      do {
         if (is_closed() || segment_.publisher_dead()) return nullptr;
-        if (segment_.facts().memory == MemoryKind::host) break;
-      }
+        std::this_thread::sleep_for(
+            std::min<Duration>(deadline.left(), std::chrono::milliseconds(5)));
+      } while (!deadline.passed());
       throw;
     }
   }
