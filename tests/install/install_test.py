@@ -105,6 +105,19 @@ def client(at, compiler):
         run(program, timeout=30)
 
 
+def client_cuda(at):
+    for compiler in filter(shutil.which, ("g++", "clang++")):
+        build = at.work / f"client-cuda-{compiler}"
+        shutil.rmtree(build, ignore_errors=True)
+        run("cmake", "-S", at.source / "tests/install/cuda", "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
+            f"-DCMAKE_PREFIX_PATH={at.prefix}", f"-DCMAKE_CXX_COMPILER={compiler}",
+            f"-DCMAKE_CXX_FLAGS={' '.join(WARNINGS)}")
+        run("cmake", "--build", build)
+        expect(run(build / "client", timeout=30) == "NotFound\n", "the client starts and looks a name up")
+        needed = run("objdump", "-p", build / "client")
+        expect("libcuda" not in needed, "the driver's library is linked", needed)
+
+
 def headers_alone(at):
     run("cmake", "--build", at.build, "--config", at.config, "--target", "all_verify_interface_header_sets", "-j", "2")
 
@@ -114,6 +127,7 @@ def host_only(at):
     shutil.rmtree(build, ignore_errors=True)
     run("cmake", "-S", at.source, "-B", build, "-G", "Ninja", "-DTENON_CUDA=OFF", "-DTENON_NCCL=OFF",
         f"-DCMAKE_CXX_COMPILER={at.compiler}")
+    run("cmake", "--build", build, "--target", "tenon", "-j", "2", timeout=900)
 
 
 CHECKS = {
@@ -123,6 +137,7 @@ CHECKS = {
     "rl_loop": rl_loop,
     "client_gcc": lambda at: client(at, "g++"),
     "client_clang": lambda at: client(at, "clang++"),
+    "client_cuda": client_cuda,
     "headers_alone": headers_alone,
     "host_only": host_only,
 }
