@@ -7,7 +7,8 @@
 
 namespace tenon::bench {
 
-/// Nothing where the runtime does not count, as CUDA's own does not.
+/// Nothing where the runtime does not count, as CUDA's own does not. Without cudaStreamQuery, by
+/// which waits look now and then whether the device is still well: how often is a matter of time.
 [[nodiscard]] std::optional<std::uint64_t> cuda_calls() noexcept;
 
 }  // namespace tenon::bench

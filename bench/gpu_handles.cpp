@@ -405,7 +405,7 @@ void add_results(Report& report, const Board& board, const Layout& layout) {
   std::array<double, kWays> p50{};
   for (std::size_t way = 0; way < kWays; ++way) {
     Row row{.name = kAllWays[way].name,
-            .bytes = layout.payload_bytes(),
+            .bytes = way == kR7 ? layout.payload_bytes() : 0,  // the others move none
             .tensors = layout.size(),
             .samples = board.series[way].samples(),
             .wrong = board.wrong[way == kR5 ? kR3 : way]};

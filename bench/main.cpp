@@ -157,7 +157,8 @@ int main_of(int argc, char** argv) {
   try {
     app.parse(argc, argv);
     a.options.device = device_of(a.memory);
-    if (!a.options.device && a.scenarios == std::vector<std::string>{"handles"})
+    if (!a.options.device &&
+        std::find(a.scenarios.begin(), a.scenarios.end(), "handles") != a.scenarios.end())
       throw CLI::ValidationError("handles", "is about GPU memory: add --memory cuda");
     a.json = json->count() > 0;
   } catch (const CLI::ParseError& e) {
