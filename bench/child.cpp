@@ -67,8 +67,8 @@ void Family::check() {
   }
 }
 
-void Family::join() {
-  const detail::Deadline deadline(kPatience);
+void Family::join(Duration patience) {
+  const detail::Deadline deadline(patience);
   while (!running_.empty()) {
     check();
     if (deadline.passed()) throw Error(Errc::DeadlinePassed, "a child process does not end");

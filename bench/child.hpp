@@ -72,7 +72,7 @@ class Family {
   /// Throws when a child has failed.
   void check();
   /// Waits until every child has ended by itself; throws when one fails or time is up.
-  void join();
+  void join(Duration patience = kPatience);
 
  private:
   std::vector<::pid_t> running_;

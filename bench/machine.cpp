@@ -99,16 +99,24 @@ nlohmann::json describe_run() {
 
 std::string header_text(const nlohmann::json& run) {
   const nlohmann::json& m = run["machine"];
-  return fmt::format(
-      "tenon-bench {} ({})\n{}{}, {} of {} cores, {:.1f} GiB; {}; /dev/shm {:.1f} GiB huge={}; THP "
-      "{}\n"
-      "{}, {}; load {}, nice {}\n",
-      std::string(run["version"]), std::string(run["commit"]), std::string(m["cpu"]),
-      m["virtual"] ? " (virtual machine)" : "", int{m["usable_cores"]}, int{m["cores"]},
-      gib(m["memory_bytes"]), std::string(m["kernel"]), gib(m["shm_bytes"]),
-      std::string(m["shm_huge"]), std::string(m["transparent_hugepage"]),
-      std::string(m["compiler"]), std::string(m["libc"]), std::string(m["load_average"]),
-      int{m["nice"]});
+  std::string gpu;
+  if (m.contains("gpu"))
+    gpu = fmt::format("{}{}, {:.1f} of {:.1f} GiB free, driver {}, runtime {}\n",
+                      std::string(m["gpu"]["name"]),
+                      m["gpu"]["simulated"] ? " (SIMULATED: times mean nothing)" : "",
+                      gib(m["gpu"]["free_bytes"]), gib(m["gpu"]["memory_bytes"]),
+                      int{m["gpu"]["driver"]}, int{m["gpu"]["runtime"]});
+  return gpu + fmt::format(
+                   "tenon-bench {} ({})\n{}{}, {} of {} cores, {:.1f} GiB; {}; /dev/shm {:.1f} GiB "
+                   "huge={}; THP "
+                   "{}\n"
+                   "{}, {}; load {}, nice {}\n",
+                   std::string(run["version"]), std::string(run["commit"]), std::string(m["cpu"]),
+                   m["virtual"] ? " (virtual machine)" : "", int{m["usable_cores"]},
+                   int{m["cores"]}, gib(m["memory_bytes"]), std::string(m["kernel"]),
+                   gib(m["shm_bytes"]), std::string(m["shm_huge"]),
+                   std::string(m["transparent_hugepage"]), std::string(m["compiler"]),
+                   std::string(m["libc"]), std::string(m["load_average"]), int{m["nice"]});
 }
 
 }  // namespace tenon::bench

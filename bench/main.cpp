@@ -4,6 +4,9 @@
 //   attach   becoming a subscriber of a publication with 18,867 parameters
 //   wake     from commit to a subscriber that has the version, spinning and asleep
 //   handoff  publish to usable view in every mode; what adopting a version costs; memory
+//   handles  CUDA's handles opened every step, against adopting (with --memory cuda)
+//
+// With --memory cuda, gather, handoff and handles are about GPU memory.
 //
 // Exit code: 0, or 1 when a byte that was handed over was wrong or a scenario failed, 2 for bad
 // usage, 130 when interrupted. Whether a target was met is printed, and is no exit code: speed
@@ -12,10 +15,16 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <array>
+#include <cerrno>
+#include <charconv>
 #include <exception>
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "machine.hpp"
@@ -26,18 +35,45 @@
 namespace tenon::bench {
 namespace {
 
+using Run = nlohmann::json (*)(const Options&);
 struct Scenario {
   const char* name;
-  nlohmann::json (*run)(const Options&);
+  Run host;  // null: there is none
+  Run gpu;   // null: it is about no GPU memory
 };
-constexpr std::array<Scenario, 4> kScenarios{
-    {{"gather", run_gather}, {"attach", run_attach}, {"wake", run_wake}, {"handoff", run_handoff}}};
+constexpr std::array<Scenario, 5> kScenarios{{{"gather", run_gather, run_gpu_gather},
+                                              {"attach", run_attach, nullptr},
+                                              {"wake", run_wake, nullptr},
+                                              {"handoff", run_handoff, run_gpu_handoff},
+                                              {"handles", nullptr, run_gpu_handles}}};
 
 struct Arguments {
-  std::string scenario;
+  std::vector<std::string> scenarios;
+  std::string memory = "host";
   bool json = false;
+  std::string file;  // for the JSON; empty: stdout
   Options options;
+
+  [[nodiscard]] bool asks_for(const char* name) const {
+    return std::any_of(scenarios.begin(), scenarios.end(), [&](const std::string& scenario) {
+      return scenario == name || scenario == "all";
+    });
+  }
+  [[nodiscard]] bool prints_tables() const { return !json || !file.empty(); }
 };
+
+// "cuda" or "cuda:N"; nothing for "host".
+std::optional<int> device_of(const std::string& memory) {
+  if (memory == "host") return std::nullopt;
+  if (memory == "cuda") return 0;
+  int device = 0;
+  const char* const end = memory.data() + memory.size();
+  if (memory.rfind("cuda:", 0) == 0) {
+    const auto [stop, error] = std::from_chars(memory.data() + 5, end, device);
+    if (error == std::errc{} && stop == end && device >= 0) return device;
+  }
+  throw CLI::ValidationError("--memory", "takes host, cuda or cuda:N");
+}
 
 // Several scenarios in one object: their rows and ratios one after the other, names prefixed.
 nlohmann::json merge(const std::vector<nlohmann::json>& reports) {
@@ -60,20 +96,37 @@ nlohmann::json merge(const std::vector<nlohmann::json>& reports) {
   return all;
 }
 
-int run(const Arguments& arguments) {
+void write(const Arguments& arguments, const nlohmann::json& result) {
+  if (arguments.file.empty()) {
+    fmt::print("{}\n", result.dump(1));
+    return;
+  }
+  std::ofstream out(arguments.file);
+  out << result.dump(1) << '\n';
+  if (!out.flush()) throw SystemError(errno, "writing " + arguments.file);
+}
+
+int run(Arguments arguments) {
+  Options& options = arguments.options;
   nlohmann::json result = describe_run();
-  if (!arguments.json) fmt::print("{}", header_text(result));
+  if (options.device) {
+    nlohmann::json gpu = supervise(options, describe_gpu);
+    options.gpu_memory = gpu["free_bytes"];
+    result["machine"]["gpu"] = std::move(gpu);
+  }
+  if (arguments.prints_tables()) fmt::print("{}", header_text(result));
   std::vector<nlohmann::json> reports;
   std::uint64_t wrong = 0;
   for (const Scenario& scenario : kScenarios) {
-    if (arguments.scenario != "all" && arguments.scenario != scenario.name) continue;
-    reports.push_back(supervise(arguments.options, scenario.run));
+    const Run run = options.device && scenario.gpu != nullptr ? scenario.gpu : scenario.host;
+    if (run == nullptr || !arguments.asks_for(scenario.name)) continue;
+    reports.push_back(supervise(options, run));
     wrong += count_wrong(reports.back());
-    if (!arguments.json) print_table(reports.back());
+    if (arguments.prints_tables()) print_table(reports.back());
   }
   if (arguments.json) {
     result.update(reports.size() == 1 ? reports.front() : merge(reports));
-    fmt::print("{}\n", result.dump(1));
+    write(arguments, result);
   }
   if (wrong > 0) say(fmt::format("{} tensors had wrong bytes", wrong));
   return wrong > 0 ? 1 : 0;
@@ -83,22 +136,36 @@ int main_of(int argc, char** argv) {
   Arguments a;
   CLI::App app{"What Tenon costs on this machine, with a reference measured beside it."};
   app.footer("Example: tenon-bench gather --json > gather.json");
-  app.add_option("scenario", a.scenario, "what to measure")
+  app.add_option("scenario", a.scenarios, "what to measure, one or several")
       ->required()
-      ->check(CLI::IsMember({"gather", "attach", "wake", "handoff", "all"}));
-  app.add_flag("--json", a.json, "write one JSON object instead of tables");
-  app.add_option("--model", a.options.model, "for gather and handoff")->capture_default_str();
+      ->check(CLI::IsMember({"gather", "attach", "wake", "handoff", "handles", "all"}));
+  CLI::Option* const json =
+      app.add_option("--json", a.file, "write one JSON object: to FILE, or instead of tables")
+          ->type_name("[FILE]")
+          ->expected(0, 1);
+  app.add_option("--memory", a.memory, "host, or cuda or cuda:N for gather, handoff and handles")
+      ->capture_default_str();
+  app.add_option("--model", a.options.model, "for gather, handoff and handles")
+      ->capture_default_str();
+  app.add_option("--shrink", a.options.shrink,
+                 "GPU rows: divide every dimension of the model; shows that it runs")
+      ->check(CLI::PositiveNumber);
   app.add_option("--layers", a.options.layers, "keep only the model's first so many layers");
   app.add_flag("!--no-pin", a.options.pin, "let the scheduler place publisher and subscriber");
   app.add_flag("--quick", a.options.quick,
                "a handful of samples: shows that it runs, measures nothing");
   try {
     app.parse(argc, argv);
+    a.options.device = device_of(a.memory);
+    if (!a.options.device &&
+        std::find(a.scenarios.begin(), a.scenarios.end(), "handles") != a.scenarios.end())
+      throw CLI::ValidationError("handles", "is about GPU memory: add --memory cuda");
+    a.json = json->count() > 0;
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;
   }
   a.options.name_prefix = "tenon-bench." + std::to_string(::getpid());
-  return run(a);
+  return run(std::move(a));
 }
 
 }  // namespace

@@ -12,9 +12,12 @@ namespace tenon::bench {
 struct Options {
   std::string model = "llama-3.2-1b";     ///< gather and handoff; attach and adopt name theirs
   std::optional<std::uint32_t> layers{};  ///< of the model; default: what the scenario says
-  bool pin = true;            ///< give publisher and reader a processor each where that is measured
-  bool quick = false;         ///< a handful of samples, to see that everything runs; no result
-  std::string name_prefix{};  ///< of every publication made, so that leftovers can be found
+  bool pin = true;           ///< give publisher and reader a processor each where that is measured
+  std::uint64_t shrink = 1;  ///< GPU rows: every dimension of the model is divided by this
+  std::optional<int> device{};   ///< GPU rows: ordinal of the GPU; none: host memory
+  std::uint64_t gpu_memory = 0;  ///< free bytes of that GPU before the scenario
+  bool quick = false;            ///< a handful of samples, to see that everything runs; no result
+  std::string name_prefix{};     ///< of every publication made, so that leftovers can be found
 
   /// Timed samples to take: what the scenario asks for, or next to none.
   [[nodiscard]] std::size_t samples(std::size_t wanted) const noexcept {
@@ -37,5 +40,11 @@ nlohmann::json run_gather(const Options& options);
 nlohmann::json run_attach(const Options& options);
 nlohmann::json run_wake(const Options& options);
 nlohmann::json run_handoff(const Options& options);
+
+// The same on `options.device`, and what that is. Without a usable GPU they throw Error(NoDevice).
+nlohmann::json describe_gpu(const Options& options);
+nlohmann::json run_gpu_gather(const Options& options);
+nlohmann::json run_gpu_handoff(const Options& options);
+nlohmann::json run_gpu_handles(const Options& options);
 
 }  // namespace tenon::bench

@@ -97,8 +97,9 @@ LoadPlan Destination::plan(const Layout& layout) const {
   return plan;
 }
 
-std::vector<Parameter> scaled_model(const std::string& model, std::uint64_t divisor) {
-  std::vector<Parameter> parameters = model_parameters(model);
+std::vector<Parameter> scaled_model(const std::string& model, std::uint64_t divisor,
+                                    std::optional<std::uint32_t> layers) {
+  std::vector<Parameter> parameters = model_parameters(model, layers);
   for (Parameter& p : parameters) {
     for (std::uint64_t& dim : p.shape) dim = std::max<std::uint64_t>(1, dim / divisor);
   }

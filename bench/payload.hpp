@@ -85,8 +85,9 @@ class Destination {
 };
 
 /// A model's parameters with every dimension divided by `divisor` (at least 1 is left): as many
-/// names and records as the real one has, in little memory.
-[[nodiscard]] std::vector<Parameter> scaled_model(const std::string& model, std::uint64_t divisor);
+/// names and records as the real one has, in little memory. `layers` as model_parameters() has it.
+[[nodiscard]] std::vector<Parameter> scaled_model(const std::string& model, std::uint64_t divisor,
+                                                  std::optional<std::uint32_t> layers = {});
 
 /// How many buckets the model has at its real size with the default bucket size.
 [[nodiscard]] std::size_t natural_buckets(const std::string& model);

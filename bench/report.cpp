@@ -17,6 +17,10 @@ std::string time_text(const nlohmann::json& row, const char* key) {
 }
 
 void print_row(const nlohmann::json& row) {
+  if (row.contains("skipped")) {
+    fmt::print("{:<46} skipped: {}\n", std::string(row["name"]), std::string(row["skipped"]));
+    return;
+  }
   const auto count = [&](const char* key) {
     const std::uint64_t n = row[key];
     return n == 0 ? std::string("-") : std::to_string(n);
@@ -28,6 +32,7 @@ void print_row(const nlohmann::json& row) {
   fmt::print("{:<46} {:>11} {:>7} {:>10} {:>10} {:>10} {:>10} {:>7} {:>5}\n", name, count("bytes"),
              count("tensors"), time_text(row, "min_us"), time_text(row, "p50_us"),
              time_text(row, "p99_us"), time_text(row, "max_us"), rate, wrong);
+  if (row.contains("gpu")) fmt::print("    {}\n", row["gpu"].dump());
 }
 
 void print_figure(const std::string& name, const nlohmann::json& figure) {
@@ -72,7 +77,13 @@ void Report::add(const Row& row) {
     j["max_us"] = row.samples.at(1);
     if (row.bytes > 0) j["gb_per_s"] = static_cast<double>(row.bytes) / 1e3 / row.samples.p50();
   }
+  if (!row.gpu.is_null()) j["gpu"] = row.gpu;
   json_["rows"].push_back(std::move(j));
+}
+
+void Report::skip(const std::string& name, const std::string& why) {
+  add(Row{.name = name});
+  json_["rows"].back()["skipped"] = why;
 }
 
 void Report::add(const Figure& figure) {

@@ -17,6 +17,7 @@ struct Row {
   std::uint64_t tensors = 0;  ///< parameters of the publication; 0: not a matter of parameters
   Samples samples{};          ///< empty for a row that is a size
   std::uint64_t wrong = 0;    ///< tensors whose bytes were not as expected; 0 or the run has failed
+  nlohmann::json gpu{};       ///< of GPU rows: further figures by name
 };
 
 struct Target {
@@ -42,6 +43,8 @@ class Report {
   /// Something the reader of the figures must know, such as a model that had to be made smaller.
   void note(std::string text);
   void add(const Row& row);
+  /// A row that cannot be measured here.
+  void skip(const std::string& name, const std::string& why);
   void add(const Figure& figure);
   [[nodiscard]] nlohmann::json json() && { return std::move(json_); }
 
