@@ -52,6 +52,7 @@ PublicationInfo inspect(std::string_view name, std::optional<Uid> owner) {
   info.instance = detail::instance_text(instance);
   info.mode = facts.mode;
   info.memory = facts.memory;
+  if (info.memory == MemoryKind::cuda) info.device = detail::device_text(facts.device_uuid);
   info.buckets = facts.buckets;
   info.slots = facts.slots;
   for (std::uint64_t s = 0; s < facts.slots; ++s)

@@ -75,29 +75,18 @@ class DeviceScope {
 
 using Uuid = std::array<std::uint8_t, 16>;
 
-/// "GPU-8-4-4-4-12", as nvidia-smi and CUDA_VISIBLE_DEVICES have it.
-[[nodiscard]] inline std::string text_of(const Uuid& uuid) {
-  static constexpr char kDigits[] = "0123456789abcdef";
-  std::string text = "GPU";
-  for (std::size_t i = 0; i < uuid.size(); ++i) {
-    if (i == 0 || i == 4 || i == 6 || i == 8 || i == 10) text += '-';
-    text += kDigits[uuid[i] >> 4U];
-    text += kDigits[uuid[i] & 15U];
-  }
-  return text;
-}
-
 /// Number of devices this process sees. Throws Error(NoDevice) when it cannot use CUDA at all.
 [[nodiscard]] inline int device_count() {
   int count = 0;
   const cudaError_t error = forgotten(cudaGetDeviceCount(&count));
   if (error == cudaSuccess && count > 0) return count;
-  throw Error(Errc::NoDevice,
-              "no GPU can be used here: " +
-                  (error == cudaSuccess
-                       ? std::string("CUDA_VISIBLE_DEVICES hides every device")
-                       : std::string(cudaGetErrorName(error)) + ", " + cudaGetErrorString(error)) +
-                  " (host memory needs no GPU)");
+  int driver = 0;
+  (void)forgotten(cudaDriverGetVersion(&driver));
+  std::string why = "CUDA_VISIBLE_DEVICES hides every device";
+  if (error != cudaSuccess)
+    why = std::string(cudaGetErrorName(error)) + ", " + cudaGetErrorString(error);
+  if (driver == 0) why += "; there is no NVIDIA driver";
+  throw Error(Errc::NoDevice, "no GPU can be used here: " + why + "; host memory needs no GPU");
 }
 
 [[nodiscard]] inline Uuid uuid_of(int device) {
@@ -128,7 +117,7 @@ class Devices {
     if (found != ordinals_.end()) return found->second;
     const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
     throw Error(Errc::NoDevice,
-                "the publication is on " + text_of(uuid) + ", which is none of the " +
+                "the publication is on " + device_text(uuid) + ", which is none of the " +
                     std::to_string(count) + " devices that this process sees (" +
                     (visible != nullptr ? "CUDA_VISIBLE_DEVICES=" + std::string(visible)
                                         : "CUDA_VISIBLE_DEVICES is not set") +
@@ -169,9 +158,9 @@ template <class Function>
   const std::string doing = "looking up " + name;
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found{};
-  check(cudaGetDriverEntryPointByVersion(name.c_str(), &function, version, cudaEnableDefault,
-                                         &found),
-        doing.c_str());
+  check(
+      cudaGetDriverEntryPointByVersion(name.c_str(), &function, version, cudaEnableDefault, &found),
+      doing.c_str());
   if (found != cudaDriverEntryPointSuccess || function == nullptr)
     throw CudaError(cudaErrorSymbolNotFound, doing);
   return reinterpret_cast<Function>(function);
@@ -203,8 +192,9 @@ struct Allocation {
   if (reaches != 0) return mine;
   throw Error(Errc::NotShareable,
               "the publication is on device " + std::to_string(theirs) + " (" +
-                  text_of(facts.device_uuid) + "), and the current device " + std::to_string(mine) +
-                  " has no peer access to it; call cudaSetDevice(" + std::to_string(theirs) +
+                  device_text(facts.device_uuid) + "), and the current device " +
+                  std::to_string(mine) + " has no peer access to it; call cudaSetDevice(" +
+                  std::to_string(theirs) +
                   ") before attaching, or publish on a device with a link between them");
 }
 

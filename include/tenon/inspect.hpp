@@ -34,6 +34,7 @@ struct PublicationInfo {
   Uid owner = 0;
   Mode mode = Mode::in_place;
   MemoryKind memory = MemoryKind::host;
+  std::string device{};  ///< "GPU-8-4-4-4-12"; empty for host memory
   std::uint64_t buckets = 0;
   std::uint64_t slots = 0;
   std::uint64_t slot_bytes = 0;  ///< of all slots together
