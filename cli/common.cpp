@@ -112,23 +112,6 @@ Mode parse_mode(std::string_view text) {
   bad_option("--mode", text, "one of streaming, in-place, double");
 }
 
-void require_host_memory(std::string_view text) {
-  if (text == "host") return;
-  std::string_view device = text;
-  const bool is_cuda = device.starts_with("cuda");
-  if (is_cuda) device.remove_prefix(4);
-  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
-  const bool is_ordinal = device.size() > 1 && device.size() < 6 && device.front() == ':' &&
-                          std::all_of(device.begin() + 1, device.end(), is_digit);
-  if (!is_cuda || (!device.empty() && !is_ordinal)) {
-    bad_option("--memory", text, "one of host, cuda, cuda:N");
-  }
-  throw Error(Errc::NoMemoryKind,
-              fmt::format("--memory {}: this tenon has no GPU memory kind, only host memory; use "
-                          "--memory host (/dev/shm)",
-                          text));
-}
-
 std::string human_bytes(std::uint64_t bytes) {
   constexpr std::array<const char*, 5> kUnits{"kB", "MB", "GB", "TB", "PB"};
   if (bytes < 1000) return fmt::format("{} B", bytes);

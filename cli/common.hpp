@@ -37,8 +37,6 @@ enum class Exit : int {
 /// "500ms", "1.5s", "2m", "3": a number without a unit is seconds. Units: us, ms, s, m, h.
 [[nodiscard]] Duration parse_duration(const std::string& what, std::string_view text);
 [[nodiscard]] Mode parse_mode(std::string_view text);
-/// "host", or "cuda" with an optional ":N". Throws Error(NoMemoryKind) for what cannot be had here.
-void require_host_memory(std::string_view text);
 
 /// "2.47 GB": for people.
 [[nodiscard]] std::string human_bytes(std::uint64_t bytes);

@@ -32,12 +32,12 @@ std::uint64_t DemoReport::wrong() const noexcept {
 
 void DemoReport::print_heading() const {
   print(
-      fmt::format("{}: {} parameters, {} in {} buckets; {}, host memory\n"
+      fmt::format("{}: {} parameters, {} in {} buckets; {}, {} memory\n"
                   "one trainer with {} threads, {} inference processes; publication '{}'\n"
                   "plain memory copy: {:.2f} GB/s (bytes counted once)\n\n",
                   plan_.model, plan_.layout.size(), human_bytes(plan_.layout.payload_bytes()),
-                  plan_.layout.bucket_count(), name_of(plan_.mode), plan_.threads,
-                  plan_.subscribers, plan_.name, copy_gb_per_s_));
+                  plan_.layout.bucket_count(), name_of(plan_.mode), text_of(plan_.memory),
+                  plan_.threads, plan_.subscribers, plan_.name, copy_gb_per_s_));
   print(fmt::format(fmt::runtime(kHeading), "version", "size", "gather ms", "GB/s", "of copy",
                     "visible us", "verify ms", "wrong"));
 }
@@ -60,7 +60,7 @@ void DemoReport::finish() const {
   }
   Json json{{"model", plan_.model},
             {"mode", name_of(plan_.mode)},
-            {"memory", "host"},
+            {"memory", text_of(plan_.memory)},
             {"parameter_count", plan_.layout.size()},
             {"bytes", plan_.layout.payload_bytes()},
             {"buckets", plan_.layout.bucket_count()},

@@ -1,9 +1,10 @@
 // An inference process of `tenon demo`: takes every version and checks every byte of it.
 #include <atomic>
-#include <memory>
+#include <cstring>
 #include <tenon/subscriber.hpp>
 
 #include "demo.hpp"
+#include "memory.hpp"
 #include "parallel.hpp"
 #include "pattern.hpp"
 #include "signals.hpp"
@@ -13,7 +14,7 @@ namespace {
 
 constexpr Duration kPatience = std::chrono::minutes(10);  // filling a large model takes long
 
-/// Where a version's bytes are: in the slots, or, streaming, in memory of its own.
+/// Where a version's bytes are: in the slots, or, streaming, in memory of its own of the same kind.
 class Engine {
  public:
   Engine(const DemoPlan& plan, std::uint32_t who)
@@ -22,7 +23,9 @@ class Engine {
     const Layout& layout = subscriber_.layout();
     loaded_.resize(layout.bucket_count());
     for (std::size_t b = 0; b < layout.bucket_count(); ++b) {
-      loaded_[b] = std::make_unique<std::byte[]>(layout.bucket_bytes(b));  // touches every page
+      loaded_[b] = allocate(subscriber_.memory(), layout.bucket_bytes(b));
+      if (subscriber_.memory() == MemoryKind::host)  // touches every page before it is timed
+        std::memset(loaded_[b].get(), 0, layout.bucket_bytes(b));
     }
     for (std::size_t i = 0; i < layout.size(); ++i) {
       places_[i] = loaded_[layout[i].bucket].get() + layout[i].offset;
@@ -39,8 +42,9 @@ class Engine {
     return lease_->version();
   }
   void let_go() { lease_.reset(); }
-  [[nodiscard]] const std::byte* data(std::size_t i) const {
-    return lease_ ? (*lease_)[i].data() : places_[i];
+  [[nodiscard]] const std::byte* bytes(const Piece& piece, std::vector<std::byte>& room) const {
+    const std::byte* first = lease_ ? (*lease_)[piece.parameter].data() : places_[piece.parameter];
+    return on_host(subscriber_.memory(), first + piece.offset, piece.bytes, room);
   }
   [[nodiscard]] const Layout& layout() const noexcept { return subscriber_.layout(); }
 
@@ -54,8 +58,8 @@ class Engine {
 
   Subscriber subscriber_;
   LoadPlan plan_;
-  std::vector<std::unique_ptr<std::byte[]>> loaded_;  ///< per bucket
-  std::vector<const std::byte*> places_;              ///< per parameter
+  std::vector<Bytes> loaded_;             ///< per bucket
+  std::vector<const std::byte*> places_;  ///< per parameter
   std::optional<Lease> lease_;
 };
 
@@ -65,14 +69,16 @@ std::uint64_t count_wrong(const Engine& engine, std::uint64_t version, unsigned 
   for (std::size_t i = 0; i < layout.size(); ++i) add_pieces(pieces, i, layout[i].bytes);
   std::atomic<std::uint64_t> wrong{0};
   for_each_piece(pieces.size(), threads, [&](std::size_t p) {
+    static thread_local std::vector<std::byte> room;
     const auto& [i, offset, bytes] = pieces[p];
     const Pattern pattern(layout.tied_to(i).value_or(i), version);
-    wrong += pattern.count_wrong(offset, engine.data(i) + offset, bytes);
+    wrong += pattern.count_wrong(offset, engine.bytes(pieces[p], room), bytes);
   });
   return wrong;
 }
 
 void check_versions(const DemoPlan& plan, std::uint32_t who, int reports) {
+  use_device(plan.memory);
   Engine engine(plan, who);
   const unsigned threads = std::max(1U, plan.threads / plan.subscribers);
   std::uint64_t version = 0;

@@ -71,10 +71,16 @@ Exit dump(const DumpOptions& options) {
   std::uint64_t bytes = 0;
   {
     Progress progress("writing", !options.quiet);
+    std::vector<std::byte> room;
     for (const std::size_t i : writer.order()) {
-      check_signals();
-      writer.write(i, snapshot.data(i));
-      progress.update(bytes += layout[i].bytes, layout.payload_bytes());
+      std::vector<Piece> pieces;
+      add_pieces(pieces, i, layout[i].bytes);
+      if (pieces.empty()) writer.write(i, nullptr);
+      for (const Piece& piece : pieces) {
+        check_signals();
+        writer.write_part(i, snapshot.bytes(piece, room), piece.bytes);
+        progress.update(bytes += piece.bytes, layout.payload_bytes());
+      }
     }
   }
   snapshot.release();

@@ -29,9 +29,12 @@ Exit get(const GetOptions& options) {
   {
     Snapshot snapshot = Snapshot::take(subscriber, options.reader, deadline, i);
     version = snapshot.version();
-    for (std::uint64_t e = 0; e < std::min(options.head, elements); ++e) {
-      values.push_back(decode(place.dtype, snapshot.data(i) + e * info(place.dtype).bytes));
-    }
+    const std::uint64_t size = info(place.dtype).bytes;
+    const std::uint64_t head = std::min(options.head, elements);
+    std::vector<std::byte> room;
+    const std::byte* const first = snapshot.bytes({i, 0, head * size}, room);
+    for (std::uint64_t e = 0; e < head; ++e)
+      values.push_back(decode(place.dtype, first + e * size));
   }
   if (options.json) {
     Json json{{"name", place.name},

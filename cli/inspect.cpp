@@ -67,6 +67,7 @@ Json json_of(const PublicationInfo& info, bool parameters) {
   json["created_at"] = time_text(info.created_at);
   json["mode"] = name_of(info.mode);
   json["memory"] = name_of(info.memory);
+  if (!info.device.empty()) json["device"] = info.device;
   json["version"] = info.version;
   json["parameter_count"] = info.layout->size();
   json["bytes"] = info.layout->payload_bytes();
@@ -120,6 +121,7 @@ std::string text_of(const PublicationInfo& info) {
     rows.push_back({"version", info.version == 0 ? "none" : std::to_string(info.version)});
     rows.push_back({"mode", name_of(info.mode)});
     rows.push_back({"memory", name_of(info.memory)});
+    if (!info.device.empty()) rows.push_back({"device", info.device});
     rows.push_back(
         {"parameters", fmt::format("{} in {} buckets, {} bytes ({})", layout.size(), info.buckets,
                                    layout.payload_bytes(), human_bytes(layout.payload_bytes()))});

@@ -20,6 +20,15 @@ void add_duration(CLI::App& command, const std::string& option, Duration& value,
       ->default_str(human_duration(value));
 }
 
+void add_memory(CLI::App& command, Memory& memory) {
+  command
+      .add_option_function<std::string>(
+          "--memory", [&memory](const std::string& text) { memory = parse_memory(text); },
+          "Where the slots are: host, cuda (the first GPU seen here) or cuda:N")
+      ->type_name("KIND")
+      ->default_str(text_of(memory));
+}
+
 void add_reader(CLI::App& command, ReaderOptions& options) {
   command.add_option("NAME", options.name, "Name of the publication")->required();
   add_duration(command, "--timeout", options.timeout,

@@ -7,6 +7,8 @@
 #include <tenon/detail/wait.hpp>
 #include <tenon/name.hpp>
 
+#include "memory.hpp"
+
 namespace tenon::cli {
 
 /// What a command that reads a version needs to find it.
@@ -20,6 +22,7 @@ struct ReaderOptions {
 void add_owner(CLI::App& command, std::optional<Uid>& owner);
 void add_duration(CLI::App& command, const std::string& option, Duration& value,
                   const std::string& help);
+void add_memory(CLI::App& command, Memory& memory);
 /// NAME, --timeout, --owner.
 void add_reader(CLI::App& command, ReaderOptions& options);
 

@@ -1,13 +1,17 @@
-// tenon serve: publishes safetensors files, read straight into the slots.
+// tenon serve: publishes safetensors files, read straight into the slots; into those on a GPU
+// through host memory, a piece at a time.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <optional>
+#include <tenon/copy_and_wait.hpp>
 #include <tenon/publisher.hpp>
 #include <utility>
 
 #include "commands.hpp"
+#include "memory.hpp"
 #include "options.hpp"
 #include "parallel.hpp"
 #include "progress.hpp"
@@ -21,7 +25,7 @@ using safetensors::Checkpoint;
 struct ServeOptions {
   std::vector<std::filesystem::path> files;
   std::string name;
-  std::string memory = "host";
+  Memory memory = host();
   Mode mode = Mode::in_place;
   std::uint32_t slots = 0;
   std::uint64_t bucket_bytes = 512ULL << 20U;
@@ -90,7 +94,8 @@ class Server {
         update.seal(b);
       }
     }
-    const std::uint64_t version = update.commit();
+    (void)update.commit();
+    const std::uint64_t version = publisher_.wait_current(std::chrono::minutes(1));
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - started;
     announce(version, seconds.count());
   }
@@ -99,6 +104,7 @@ class Server {
   static Publisher create(const ServeOptions& options, const Layout& layout) {
     Progress progress("allocating", !options.quiet);
     PublisherOptions how;
+    how.memory = options.memory;
     how.mode = options.mode;
     how.slots = options.slots;
     how.label = options.label;
@@ -152,10 +158,20 @@ class Server {
     for_each_piece(pieces.size(), is_small ? 1 : thread_count(), [&](std::size_t p) {
       check_signals();
       const Piece& piece = pieces[p];
-      checkpoint.read(piece.parameter, piece.offset,
-                      to + layout[piece.parameter].offset + piece.offset, piece.bytes);
+      read_piece(checkpoint, piece, to + layout[piece.parameter].offset + piece.offset);
       done(piece.bytes);
     });
+  }
+
+  void read_piece(const Checkpoint& checkpoint, const Piece& piece, std::byte* to) const {
+    if (options_.memory.kind == MemoryKind::host) {
+      checkpoint.read(piece.parameter, piece.offset, to, piece.bytes);
+      return;
+    }
+    static thread_local std::vector<std::byte> room;
+    room.resize(std::max<std::size_t>(room.size(), piece.bytes));
+    checkpoint.read(piece.parameter, piece.offset, room.data(), piece.bytes);
+    copy_and_wait(options_.memory.kind, to, room.data(), piece.bytes);
   }
 
   void announce(std::uint64_t version, double seconds) const {
@@ -192,13 +208,13 @@ void serve_until_signal(const ServeOptions& options) {
 
 Exit serve(const ServeOptions& options) {
   check_name(options.name);
-  require_host_memory(options.memory);
   if (options.slots != 0 && options.mode != Mode::streaming) {
     throw Error(Errc::InvalidArgument,
                 fmt::format("--slots is for --mode streaming; in mode {} the layout decides",
                             name_of(options.mode)));
   }
   check_label(options.label);
+  use_device(options.memory);
   handle_signals(OnSignal::remember);
   try {
     serve_until_signal(options);
@@ -208,9 +224,7 @@ Exit serve(const ServeOptions& options) {
 }
 
 void add_publication_options(CLI::App& command, ServeOptions& options) {
-  command.add_option("--memory", options.memory, "Where the slots are: host, cuda or cuda:N")
-      ->type_name("KIND")
-      ->capture_default_str();
+  add_memory(command, options.memory);
   command
       .add_option_function<std::string>(
           "--mode", [&options](const std::string& text) { options.mode = parse_mode(text); },

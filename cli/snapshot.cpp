@@ -46,6 +46,8 @@ Subscriber attach_reader(const ReaderOptions& options, const std::string& label,
   attach.owner = options.owner;
   for (;;) {
     try {
+      const PublicationInfo info = tenon::inspect(options.name, options.owner);
+      if (info.state == Attach::ready) use_device_of(info);
       return Subscriber::attach(options.name, attach);
     } catch (const Error& error) {
       // In the instant between its creation and its claim a publication looks abandoned to root.
@@ -58,7 +60,8 @@ Subscriber attach_reader(const ReaderOptions& options, const std::string& label,
   }
 }
 
-LoadPlan Snapshot::plan_load(const Layout& layout, std::optional<std::size_t> only) {
+LoadPlan Snapshot::plan_load(const Subscriber& subscriber, std::optional<std::size_t> only) {
+  const Layout& layout = subscriber.layout();
   constexpr std::uint64_t kAlign = 64;
   const auto wanted = [&](std::size_t i) { return !only || *only == i; };
   std::vector<std::uint64_t> offsets(layout.size());
@@ -67,7 +70,7 @@ LoadPlan Snapshot::plan_load(const Layout& layout, std::optional<std::size_t> on
     offsets[i] = total;
     if (wanted(i)) total += (layout[i].bytes + kAlign - 1) / kAlign * kAlign;
   }
-  loaded_.reset(new std::byte[total]);  // not zeroed: every byte that is read is loaded first
+  loaded_ = allocate_for_loads(subscriber.memory(), total);
   places_.assign(layout.size(), nullptr);
   LoadPlan plan(layout);
   for (std::size_t i = 0; i < layout.size(); ++i) {
@@ -84,9 +87,10 @@ Snapshot Snapshot::take(Subscriber& subscriber, const ReaderOptions& options,
   if (subscriber.mode() != Mode::streaming) {
     snapshot.lease_ = wait_for_version(subscriber, options, deadline);
     snapshot.version_ = snapshot.lease_->version();
+    snapshot.memory_ = subscriber.memory();
     return snapshot;
   }
-  LoadPlan plan = snapshot.plan_load(subscriber.layout(), only);
+  LoadPlan plan = snapshot.plan_load(subscriber, only);
   for (;;) {
     const std::uint64_t next = subscriber.join();
     if (options.version != 0 && next > options.version) throw_past(options, next - 1);
