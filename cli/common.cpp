@@ -1,8 +1,6 @@
 #include "common.hpp"
 
 #include <fmt/format.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -12,7 +10,6 @@
 #include <cstdio>
 #include <ctime>
 #include <optional>
-#include <tenon/buffer.hpp>
 #include <utility>
 
 namespace tenon::cli {
@@ -113,49 +110,6 @@ Mode parse_mode(std::string_view text) {
     if (text == name_of(mode)) return mode;
   }
   bad_option("--mode", text, "one of streaming, in-place, double");
-}
-
-Memory parse_memory(std::string_view text) {
-  if (text == "host") return host();
-  std::string_view device = text;
-  const bool is_cuda = device.starts_with("cuda");
-  if (is_cuda) device.remove_prefix(4);
-  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
-  const bool is_ordinal = device.size() > 1 && device.size() < 6 && device.front() == ':' &&
-                          std::all_of(device.begin() + 1, device.end(), is_digit);
-  if (!is_cuda || (!device.empty() && !is_ordinal)) {
-    bad_option("--memory", text, "one of host, cuda, cuda:N");
-  }
-  return cuda(device.empty() ? 0 : std::stoi(std::string(device.substr(1))));
-}
-
-std::string text_of(Memory memory) {
-  return memory.kind == MemoryKind::host ? "host" : fmt::format("cuda:{}", memory.device);
-}
-
-Error with_alternative(const Error& error) {
-  const bool no_gpu = error.code() == Errc::NoDevice || error.code() == Errc::NoMemoryKind;
-  return {error.code(), error.what() + std::string(no_gpu ? "; use --memory host (/dev/shm)" : "")};
-}
-
-Exit try_memory(Memory memory) {
-  if (memory.kind == MemoryKind::host) return Exit::ok;
-  const pid_t pid = ::fork();
-  if (pid < 0) throw SystemError{errno, "forking"};
-  if (pid == 0) {
-    Exit exit = Exit::ok;
-    try {
-      const Buffer probe(memory, 1);
-    } catch (const Error& error) {
-      complain(printable(with_alternative(error).what()));
-      exit = exit_of(error.code());
-    }
-    ::_exit(static_cast<int>(exit));
-  }
-  int status = 0;
-  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-  }
-  return WIFEXITED(status) ? static_cast<Exit>(WEXITSTATUS(status)) : Exit::failed;
 }
 
 std::string human_bytes(std::uint64_t bytes) {

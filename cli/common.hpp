@@ -9,7 +9,6 @@
 #include <tenon/detail/wait.hpp>
 #include <tenon/error.hpp>
 #include <tenon/layout.hpp>
-#include <tenon/publisher.hpp>
 #include <tenon/safetensors.hpp>
 #include <tenon/types.hpp>
 #include <vector>
@@ -38,14 +37,6 @@ enum class Exit : int {
 /// "500ms", "1.5s", "2m", "3": a number without a unit is seconds. Units: us, ms, s, m, h.
 [[nodiscard]] Duration parse_duration(const std::string& what, std::string_view text);
 [[nodiscard]] Mode parse_mode(std::string_view text);
-/// "host", or "cuda" with an optional ":N".
-[[nodiscard]] Memory parse_memory(std::string_view text);
-[[nodiscard]] std::string text_of(Memory memory);
-/// Whether that memory can be had here, found out in a process of its own: one that has used a GPU
-/// must not fork. Anything but `ok` has been explained on standard error.
-[[nodiscard]] Exit try_memory(Memory memory);
-/// The error, with the alternative if it is that there is no GPU.
-[[nodiscard]] Error with_alternative(const Error& error);
 
 /// "2.47 GB": for people.
 [[nodiscard]] std::string human_bytes(std::uint64_t bytes);

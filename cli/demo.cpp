@@ -2,17 +2,15 @@
 #include "demo.hpp"
 
 #include <fmt/format.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
-#include <sstream>
 #include <tenon/format.hpp>
 #include <tenon/model.hpp>
 #include <tenon/plan.hpp>
 
 #include "commands.hpp"
+#include "memory.hpp"
 #include "options.hpp"
 #include "parallel.hpp"
 
@@ -69,90 +67,19 @@ DemoPlan make_plan(const DemoOptions& options) {
           .model = options.model,
           .layout = std::move(layout),
           .mode = too_few ? Mode::in_place : options.mode,
+          .memory = options.memory,
           .subscribers = options.subscribers,
           .versions = options.versions,
-          .memory = options.memory,
           .threads = thread_count()};
 }
 
-/// Bytes that a demo needs.
-struct Room {
-  std::uint64_t shared = 0;  ///< in /dev/shm
-  std::uint64_t memory = 0;  ///< in all, /dev/shm included
-};
-
-Room needed(const DemoPlan& plan) {
-  const Layout& layout = plan.layout;
-  std::uint64_t all = 0;
-  std::uint64_t largest = 0;
-  for (std::size_t b = 0; b < layout.bucket_count(); ++b) {
-    const std::uint64_t slot = format::round_up(std::max<std::uint64_t>(layout.bucket_bytes(b), 1),
-                                                format::kSlotGranularity);
-    all += slot;
-    largest = std::max(largest, slot);
-  }
-  constexpr std::uint64_t kOther = 16ULL << 20U;  // the segment, stacks, page tables
-  Room room;
-  if (plan.mode == Mode::streaming) {
-    room.shared = kOther + largest * std::min<std::uint64_t>(4, layout.bucket_count() - 1);
-    room.memory = room.shared + layout.payload_bytes() * (1 + plan.subscribers);
-  } else {
-    room.shared = kOther + (plan.mode == Mode::double_buffered ? 2 * all : all);
-    room.memory = room.shared + layout.payload_bytes();
-  }
-  return room;
-}
-
-// The number behind `key` in a file of lines "key number".
-std::optional<std::uint64_t> number_in(const char* file, std::string_view key) {
-  std::ifstream lines(file);
-  for (std::string line; std::getline(lines, line);) {
-    std::istringstream words(line);
-    std::string first;
-    std::uint64_t number = 0;
-    if (words >> first >> number && first == key) return number;
-  }
-  return std::nullopt;
-}
-
-// What the machine has, or what the container may still take where it has a limit.
-std::uint64_t available_memory() {
-  std::uint64_t available = ~std::uint64_t{0};
-  if (const auto kilobytes = number_in("/proc/meminfo", "MemAvailable:")) {
-    available = *kilobytes * 1024;
-  }
-  std::uint64_t limit = 0;
-  std::uint64_t used = 0;
-  std::ifstream max("/sys/fs/cgroup/memory.max");
-  std::ifstream current("/sys/fs/cgroup/memory.current");
-  if (max >> limit && current >> used) {                          // "max" is no number: no limit
-    for (const char* cache : {"inactive_file", "active_file"}) {  // given back when memory is short
-      used -= std::min(used, number_in("/sys/fs/cgroup/memory.stat", cache).value_or(0));
-    }
-    available = std::min(available, limit > used ? limit - used : 0);
-  }
-  return available;
-}
-
-Room available() {
-  struct ::statvfs shm {};
-  if (::statvfs("/dev/shm", &shm) != 0) throw SystemError{errno, "looking at /dev/shm"};
-  const std::uint64_t memory = available_memory();
-  const bool is_limited = shm.f_blocks != 0;
-  return {is_limited ? static_cast<std::uint64_t>(shm.f_bavail) * shm.f_frsize : memory, memory};
-}
-
-bool fits(const Room& need, const Room& have) {
-  return need.shared <= have.shared && need.memory <= have.memory;
-}
-
 // The most layers that fit, 0 when not even one does.
-std::uint32_t fitting_layers(DemoOptions options, const Room& have) {
+std::uint32_t fitting_layers(DemoOptions options, const DemoRoom& have) {
   std::uint32_t fitting = 0;
   try {
     for (std::uint32_t layers = 1;; ++layers) {
       options.layers = layers;
-      if (!fits(needed(make_plan(options)), have)) return fitting;
+      if (!needed_by(make_plan(options)).fits(have)) return fitting;
       fitting = layers;
     }
   } catch (const Error&) {  // more layers than the model has
@@ -161,27 +88,31 @@ std::uint32_t fitting_layers(DemoOptions options, const Room& have) {
 }
 
 void check_room(const DemoOptions& options, const DemoPlan& plan) {
-  const Room need = needed(plan);
-  const Room have = available();
-  if (fits(need, have)) return;
+  const DemoRoom need = needed_by(plan);
+  const DemoRoom have = room_here(plan.memory);
+  if (need.fits(have)) return;
   const std::uint32_t layers = is_built_in(options.model) ? fitting_layers(options, have) : 0;
-  const std::string advice = layers > 0
-                                 ? fmt::format("--layers {} would fit", layers)
-                                 : std::string(
-                                       "enlarge /dev/shm ('mount -o remount,size=…', in containers "
-                                       "--shm-size) or choose a smaller --model");
+  std::string advice =
+      "enlarge /dev/shm ('mount -o remount,size=…', in containers --shm-size) or choose a smaller "
+      "--model";
+  if (need.gpu > have.gpu) advice = "choose a smaller --model, or --memory host";
+  if (layers > 0) advice = fmt::format("--layers {} would fit", layers);
+  std::string gpu;
+  if (plan.memory.kind == MemoryKind::cuda) {
+    gpu = fmt::format(", and {} of GPU memory, of which {} are free", human_bytes(need.gpu),
+                      human_bytes(have.gpu));
+  }
   throw Error(Errc::OutOfSpace,
               fmt::format("{} in mode {} needs {} in /dev/shm, which has {}, and {} of memory in "
-                          "all, of which {} are available; {}",
+                          "all, of which {} are available{}; {}",
                           plan.model, name_of(plan.mode), human_bytes(need.shared),
                           human_bytes(have.shared), human_bytes(need.memory),
-                          human_bytes(have.memory), advice));
+                          human_bytes(have.memory), gpu, advice));
 }
 
 Exit demo(const DemoOptions& options) {
   const DemoPlan plan = make_plan(options);
-  if (const Exit exit = try_memory(plan.memory); exit != Exit::ok) return exit;
-  if (plan.memory.kind == MemoryKind::host) check_room(options, plan);  // a GPU says so itself
+  check_room(options, plan);
   DemoReport report(plan, options.json);
   run_family(plan, report);
   report.finish();
@@ -226,8 +157,7 @@ void add_demo(CLI::App& app, Run& run) {
       "Models:" + models +
       ".\nColumns: gather (copying into the slots), its speed with bytes counted once and "
       "as a share of\nplain memcpy, commit to visible in the slowest process, checking "
-      "every byte there.\nIn GPU memory a commit returns before the gather has run: visible counts "
-      "from its beginning.\n\nExample:\n  tenon demo --model llama-3.2-1b --layers 2");
+      "every byte there.\n\nExample:\n  tenon demo --model llama-3.2-1b --layers 2");
   command->callback([options, &run] { run = [options] { return demo(*options); }; });
 }
 

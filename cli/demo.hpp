@@ -12,11 +12,11 @@
 #include <optional>
 #include <string>
 #include <tenon/layout.hpp>
-#include <tenon/publisher.hpp>
 #include <type_traits>
 #include <vector>
 
 #include "common.hpp"
+#include "memory.hpp"
 
 namespace tenon::cli {
 
@@ -25,15 +25,15 @@ struct DemoPlan {
   std::string model;  ///< as given on the command line
   Layout layout;
   Mode mode;  ///< as it will be published
+  Memory memory;
   std::uint32_t subscribers;
   std::uint64_t versions;
-  Memory memory;     ///< of the slots, the trainer's weights and what subscribers load
   unsigned threads;  ///< of the trainer: filling, gathering, plain copying
 };
 
 enum class ReportKind : std::uint32_t {
   copied,     ///< trainer: `bytes` were copied plainly in `took_ns`
-  published,  ///< trainer: gathered in `took_ns`; commit began `at_ns` (GPU: gathering did)
+  published,  ///< trainer: gathered in `took_ns`; the bytes were there `at_ns`
   seen,       ///< subscriber `who`: version held `at_ns`, checked in `took_ns`, `wrong` bytes
 };
 
@@ -56,11 +56,24 @@ void send_report(int fd, const Report& report);
 [[nodiscard]] Exit run_trainer(const DemoPlan& plan, int reports, int go);
 [[nodiscard]] Exit run_subscriber(const DemoPlan& plan, std::uint32_t who, int reports);
 
+/// Bytes, needed or there.
+struct DemoRoom {
+  std::uint64_t shared = 0;  ///< in /dev/shm
+  std::uint64_t memory = 0;  ///< of the host in all, /dev/shm included
+  std::uint64_t gpu = 0;
+  [[nodiscard]] bool fits(const DemoRoom& have) const noexcept {
+    return shared <= have.shared && memory <= have.memory && gpu <= have.gpu;
+  }
+};
+[[nodiscard]] DemoRoom needed_by(const DemoPlan& plan);
+/// Throws what keeps the GPU from being used, if it is one. This process itself does not use it.
+[[nodiscard]] DemoRoom room_here(const Memory& memory);
+
 /// One line of the table.
 struct DemoRow {
   std::uint64_t version = 0;
-  std::uint64_t gather_ns = 0;
-  std::uint64_t visible_ns = 0;  ///< commit to the last subscriber holding it
+  std::uint64_t gather_ns = 0;   ///< until the bytes were in the slots
+  std::uint64_t visible_ns = 0;  ///< from then to the last subscriber holding it
   std::uint64_t verify_ns = 0;   ///< of the slowest subscriber
   std::uint64_t wrong = 0;       ///< bytes, over all subscribers
 };

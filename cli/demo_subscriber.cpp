@@ -1,9 +1,10 @@
 // An inference process of `tenon demo`: takes every version and checks every byte of it.
 #include <atomic>
-#include <tenon/buffer.hpp>
+#include <cstring>
 #include <tenon/subscriber.hpp>
 
 #include "demo.hpp"
+#include "memory.hpp"
 #include "parallel.hpp"
 #include "pattern.hpp"
 #include "signals.hpp"
@@ -13,7 +14,7 @@ namespace {
 
 constexpr Duration kPatience = std::chrono::minutes(10);  // filling a large model takes long
 
-/// Where a version's bytes are: in the slots, or, streaming, in memory of its own.
+/// Where a version's bytes are: in the slots, or, streaming, in memory of its own of the same kind.
 class Engine {
  public:
   Engine(const DemoPlan& plan, std::uint32_t who)
@@ -22,12 +23,14 @@ class Engine {
     const Layout& layout = subscriber_.layout();
     loaded_.resize(layout.bucket_count());
     for (std::size_t b = 0; b < layout.bucket_count(); ++b) {
-      loaded_[b] = Buffer(plan.memory, layout.bucket_bytes(b));
+      loaded_[b] = allocate(subscriber_.memory(), layout.bucket_bytes(b));
+      if (subscriber_.memory() == MemoryKind::host)  // touches every page before it is timed
+        std::memset(loaded_[b].get(), 0, layout.bucket_bytes(b));
     }
     for (std::size_t i = 0; i < layout.size(); ++i) {
-      places_[i] = loaded_[layout[i].bucket].data() + layout[i].offset;
+      places_[i] = loaded_[layout[i].bucket].get() + layout[i].offset;
       if (!layout.tied_to(i))
-        plan_.into(layout[i].name, loaded_[layout[i].bucket].data() + layout[i].offset);
+        plan_.into(layout[i].name, loaded_[layout[i].bucket].get() + layout[i].offset);
     }
     subscriber_.join();  // so that the trainer's first version waits for this process
   }
@@ -39,14 +42,9 @@ class Engine {
     return lease_->version();
   }
   void let_go() { lease_.reset(); }
-  /// Bytes of parameter `i` for the host; those in GPU memory are copied to `scratch`.
-  [[nodiscard]] const std::byte* read(std::size_t i, std::uint64_t offset, std::uint64_t bytes,
-                                      std::vector<std::byte>& scratch) const {
-    const std::byte* from = (lease_ ? (*lease_)[i].data() : places_[i]) + offset;
-    if (subscriber_.memory() == MemoryKind::host) return from;
-    scratch.resize(std::max<std::size_t>(scratch.size(), bytes));
-    copy_and_wait(subscriber_.memory(), scratch.data(), from, bytes);
-    return scratch.data();
+  [[nodiscard]] const std::byte* bytes(const Piece& piece, std::vector<std::byte>& room) const {
+    const std::byte* first = lease_ ? (*lease_)[piece.parameter].data() : places_[piece.parameter];
+    return on_host(subscriber_.memory(), first + piece.offset, piece.bytes, room);
   }
   [[nodiscard]] const Layout& layout() const noexcept { return subscriber_.layout(); }
 
@@ -60,7 +58,7 @@ class Engine {
 
   Subscriber subscriber_;
   LoadPlan plan_;
-  std::vector<Buffer> loaded_;            ///< per bucket
+  std::vector<Bytes> loaded_;             ///< per bucket
   std::vector<const std::byte*> places_;  ///< per parameter
   std::optional<Lease> lease_;
 };
@@ -71,15 +69,16 @@ std::uint64_t count_wrong(const Engine& engine, std::uint64_t version, unsigned 
   for (std::size_t i = 0; i < layout.size(); ++i) add_pieces(pieces, i, layout[i].bytes);
   std::atomic<std::uint64_t> wrong{0};
   for_each_piece(pieces.size(), threads, [&](std::size_t p) {
-    static thread_local std::vector<std::byte> scratch;
+    static thread_local std::vector<std::byte> room;
     const auto& [i, offset, bytes] = pieces[p];
     const Pattern pattern(layout.tied_to(i).value_or(i), version);
-    wrong += pattern.count_wrong(offset, engine.read(i, offset, bytes, scratch), bytes);
+    wrong += pattern.count_wrong(offset, engine.bytes(pieces[p], room), bytes);
   });
   return wrong;
 }
 
 void check_versions(const DemoPlan& plan, std::uint32_t who, int reports) {
+  use_device(plan.memory);
   Engine engine(plan, who);
   const unsigned threads = std::max(1U, plan.threads / plan.subscribers);
   std::uint64_t version = 0;

@@ -69,13 +69,18 @@ Exit dump(const DumpOptions& options) {
   handle_signals(OnSignal::remember);  // from here on there is a temporary file to remove
   safetensors::Writer writer(options.out, std::move(parameters), metadata);
   std::uint64_t bytes = 0;
-  std::vector<std::byte> scratch;
   {
     Progress progress("writing", !options.quiet);
+    std::vector<std::byte> room;
     for (const std::size_t i : writer.order()) {
-      check_signals();
-      writer.write(i, snapshot.read(i, 0, layout[i].bytes, scratch));
-      progress.update(bytes += layout[i].bytes, layout.payload_bytes());
+      std::vector<Piece> pieces;
+      add_pieces(pieces, i, layout[i].bytes);
+      if (pieces.empty()) writer.write(i, nullptr);
+      for (const Piece& piece : pieces) {
+        check_signals();
+        writer.write_part(i, snapshot.bytes(piece, room), piece.bytes);
+        progress.update(bytes += piece.bytes, layout.payload_bytes());
+      }
     }
   }
   snapshot.release();

@@ -31,12 +31,12 @@ Exit get(const GetOptions& options) {
   {
     Snapshot snapshot = Snapshot::take(subscriber, options.reader, deadline, i);
     version = snapshot.version();
-    const std::uint64_t shown = std::min(options.head, elements);
     const std::uint64_t size = info(place.dtype).bytes;
-    std::vector<std::byte> scratch;
-    const std::byte* data = snapshot.read(i, 0, shown * size, scratch);
-    for (std::uint64_t e = 0; e < shown; ++e)
-      values.push_back(decode(place.dtype, data + e * size));
+    const std::uint64_t head = std::min(options.head, elements);
+    std::vector<std::byte> room;
+    const std::byte* const first = snapshot.bytes({i, 0, head * size}, room);
+    for (std::uint64_t e = 0; e < head; ++e)
+      values.push_back(decode(place.dtype, first + e * size));
     if (options.verify) wrong = snapshot.verify();
   }
   for (const std::string& name : wrong)

@@ -67,8 +67,8 @@ Json json_of(const PublicationInfo& info, bool parameters) {
   json["created_at"] = time_text(info.created_at);
   json["mode"] = name_of(info.mode);
   json["memory"] = name_of(info.memory);
-  if (!info.device.empty()) json["device"] = info.device;
   json["checksums"] = info.checksums;
+  if (!info.device.empty()) json["device"] = info.device;
   json["version"] = info.version;
   json["parameter_count"] = info.layout->size();
   json["bytes"] = info.layout->payload_bytes();
@@ -121,9 +121,9 @@ std::string text_of(const PublicationInfo& info) {
     if (!info.label.empty()) rows.push_back({"label", printable(info.label)});
     rows.push_back({"version", info.version == 0 ? "none" : std::to_string(info.version)});
     rows.push_back({"mode", name_of(info.mode)});
-    rows.push_back(
-        {"memory", info.device.empty() ? name_of(info.memory) : "cuda on " + info.device});
+    rows.push_back({"memory", name_of(info.memory)});
     if (info.checksums) rows.push_back({"checksums", "by parameter"});
+    if (!info.device.empty()) rows.push_back({"device", info.device});
     rows.push_back(
         {"parameters", fmt::format("{} in {} buckets, {} bytes ({})", layout.size(), info.buckets,
                                    layout.payload_bytes(), human_bytes(layout.payload_bytes()))});

@@ -26,6 +26,7 @@ Json json_of(const PublicationInfo& info) {
   json["label"] = info.label;
   json["mode"] = name_of(info.mode);
   json["memory"] = name_of(info.memory);
+  if (!info.device.empty()) json["device"] = info.device;
   json["version"] = info.version;
   json["parameter_count"] = info.layout->size();
   json["bytes"] = info.layout->payload_bytes();

@@ -24,7 +24,7 @@ void add_memory(CLI::App& command, Memory& memory) {
   command
       .add_option_function<std::string>(
           "--memory", [&memory](const std::string& text) { memory = parse_memory(text); },
-          "Where the slots are: host, cuda or cuda:N")
+          "Where the slots are: host, cuda (the first GPU seen here) or cuda:N")
       ->type_name("KIND")
       ->default_str(text_of(memory));
 }

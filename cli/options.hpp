@@ -6,7 +6,8 @@
 #include <string>
 #include <tenon/detail/wait.hpp>
 #include <tenon/name.hpp>
-#include <tenon/publisher.hpp>
+
+#include "memory.hpp"
 
 namespace tenon::cli {
 
@@ -21,7 +22,6 @@ struct ReaderOptions {
 void add_owner(CLI::App& command, std::optional<Uid>& owner);
 void add_duration(CLI::App& command, const std::string& option, Duration& value,
                   const std::string& help);
-/// --memory.
 void add_memory(CLI::App& command, Memory& memory);
 /// NAME, --timeout, --owner.
 void add_reader(CLI::App& command, ReaderOptions& options);

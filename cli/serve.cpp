@@ -1,14 +1,17 @@
-// tenon serve: publishes safetensors files, read straight into the slots.
+// tenon serve: publishes safetensors files, read straight into the slots; into those on a GPU
+// through host memory, a piece at a time.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <optional>
-#include <tenon/buffer.hpp>
+#include <tenon/copy_and_wait.hpp>
 #include <tenon/publisher.hpp>
 #include <utility>
 
 #include "commands.hpp"
+#include "memory.hpp"
 #include "options.hpp"
 #include "parallel.hpp"
 #include "progress.hpp"
@@ -85,13 +88,15 @@ class Server {
       Progress progress("reading", !options_.quiet);
       std::atomic<std::uint64_t> done{0};
       for (std::size_t b = 0; b < layout.bucket_count(); ++b) {
-        read_bucket(checkpoint, b, update.open(b), [&](std::uint64_t bytes) {
+        std::byte* const bucket = update.open(b);
+        read_bucket(checkpoint, b, bucket, [&](std::uint64_t bytes) {
           progress.update(done += bytes, layout.payload_bytes());
         });
         update.seal(b);
       }
     }
-    const std::uint64_t version = update.commit();
+    (void)update.commit();
+    const std::uint64_t version = publisher_.wait_current(std::chrono::minutes(1));
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - started;
     announce(version, seconds.count());
   }
@@ -110,11 +115,7 @@ class Server {
       check_signals();
       progress.update(done, total);
     };
-    try {
-      return Publisher::create(options.name, layout, how);
-    } catch (const Error& error) {
-      throw with_alternative(error);
-    }
+    return Publisher::create(options.name, layout, how);
   }
 
   // Waits as long as it takes, until a signal comes. Says once per version who is waited for.
@@ -159,17 +160,20 @@ class Server {
     for_each_piece(pieces.size(), is_small ? 1 : thread_count(), [&](std::size_t p) {
       check_signals();
       const Piece& piece = pieces[p];
-      std::byte* const slot = to + layout[piece.parameter].offset + piece.offset;
-      if (options_.memory.kind == MemoryKind::host) {
-        checkpoint.read(piece.parameter, piece.offset, slot, piece.bytes);
-      } else {
-        static thread_local std::vector<std::byte> staging;
-        staging.resize(std::max<std::size_t>(staging.size(), piece.bytes));
-        checkpoint.read(piece.parameter, piece.offset, staging.data(), piece.bytes);
-        copy_and_wait(options_.memory.kind, slot, staging.data(), piece.bytes);
-      }
+      read_piece(checkpoint, piece, to + layout[piece.parameter].offset + piece.offset);
       done(piece.bytes);
     });
+  }
+
+  void read_piece(const Checkpoint& checkpoint, const Piece& piece, std::byte* to) const {
+    if (options_.memory.kind == MemoryKind::host) {
+      checkpoint.read(piece.parameter, piece.offset, to, piece.bytes);
+      return;
+    }
+    static thread_local std::vector<std::byte> room;
+    room.resize(std::max<std::size_t>(room.size(), piece.bytes));
+    checkpoint.read(piece.parameter, piece.offset, room.data(), piece.bytes);
+    copy_and_wait(options_.memory.kind, to, room.data(), piece.bytes);
   }
 
   void announce(std::uint64_t version, double seconds) const {
@@ -212,6 +216,7 @@ Exit serve(const ServeOptions& options) {
                             name_of(options.mode)));
   }
   check_label(options.label);
+  use_device(options.memory);
   handle_signals(OnSignal::remember);
   try {
     serve_until_signal(options);

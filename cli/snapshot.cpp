@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <tenon/buffer.hpp>
 #include <thread>
 
 #include "common.hpp"
@@ -47,6 +46,8 @@ Subscriber attach_reader(const ReaderOptions& options, const std::string& label,
   attach.owner = options.owner;
   for (;;) {
     try {
+      const PublicationInfo info = tenon::inspect(options.name, options.owner);
+      if (info.state == Attach::ready) use_device_of(info);
       return Subscriber::attach(options.name, attach);
     } catch (const Error& error) {
       // In the instant between its creation and its claim a publication looks abandoned to root.
@@ -59,7 +60,8 @@ Subscriber attach_reader(const ReaderOptions& options, const std::string& label,
   }
 }
 
-LoadPlan Snapshot::plan_load(const Layout& layout, std::optional<std::size_t> only) {
+LoadPlan Snapshot::plan_load(const Subscriber& subscriber, std::optional<std::size_t> only) {
+  const Layout& layout = subscriber.layout();
   constexpr std::uint64_t kAlign = 64;
   const auto wanted = [&](std::size_t i) { return !only || *only == i; };
   std::vector<std::uint64_t> offsets(layout.size());
@@ -68,7 +70,7 @@ LoadPlan Snapshot::plan_load(const Layout& layout, std::optional<std::size_t> on
     offsets[i] = total;
     if (wanted(i)) total += (layout[i].bytes + kAlign - 1) / kAlign * kAlign;
   }
-  loaded_.reset(new std::byte[total]);  // not zeroed: every byte that is read is loaded first
+  loaded_ = allocate_for_loads(subscriber.memory(), total);
   places_.assign(layout.size(), nullptr);
   LoadPlan plan(layout);
   for (std::size_t i = 0; i < layout.size(); ++i) {
@@ -77,15 +79,6 @@ LoadPlan Snapshot::plan_load(const Layout& layout, std::optional<std::size_t> on
     plan.into(layout[i].name, places_[i]);
   }
   return plan;
-}
-
-const std::byte* Snapshot::read(std::size_t i, std::uint64_t offset, std::uint64_t bytes,
-                                std::vector<std::byte>& scratch) const {
-  const std::byte* from = (lease_ ? (*lease_)[i].data() : places_[i]) + offset;
-  if (memory_ == MemoryKind::host) return from;
-  scratch.resize(std::max<std::size_t>(scratch.size(), bytes));
-  copy_and_wait(memory_, scratch.data(), from, bytes);
-  return scratch.data();
 }
 
 std::vector<std::string> Snapshot::verify() const {
@@ -103,7 +96,7 @@ Snapshot Snapshot::take(Subscriber& subscriber, const ReaderOptions& options,
     snapshot.memory_ = subscriber.memory();
     return snapshot;
   }
-  LoadPlan plan = snapshot.plan_load(subscriber.layout(), only);
+  LoadPlan plan = snapshot.plan_load(subscriber, only);
   for (;;) {
     const std::uint64_t next = subscriber.join();
     if (options.version != 0 && next > options.version) throw_past(options, next - 1);

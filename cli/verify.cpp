@@ -86,12 +86,12 @@ void compare(const Checkpoint& files, const Layout& layout, const Snapshot& snap
   std::uint64_t done = 0;
   for_each_piece(pieces.size(), thread_count(), [&](std::size_t n) {
     static thread_local std::vector<std::byte> buffer;
-    static thread_local std::vector<std::byte> scratch;
+    static thread_local std::vector<std::byte> room;
     const Piece& piece = pieces[n];
     Pair& pair = pairs[piece.parameter];
     buffer.resize(std::max<std::size_t>(buffer.size(), piece.bytes));
     files.read(pair.filed, piece.offset, buffer.data(), piece.bytes);
-    const std::byte* published = snapshot.read(pair.published, piece.offset, piece.bytes, scratch);
+    const std::byte* published = snapshot.bytes({pair.published, piece.offset, piece.bytes}, room);
     std::uint64_t differing = 0;
     std::uint64_t first = ~std::uint64_t{0};
     if (std::memcmp(buffer.data(), published, piece.bytes) != 0) {

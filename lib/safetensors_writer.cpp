@@ -172,7 +172,7 @@ void Writer::put(std::uint64_t offset, const char* data, std::uint64_t bytes) {
   }
 }
 
-void Writer::write(std::size_t parameter_index, const std::byte* data) {
+void Writer::check_next(std::size_t parameter_index) const {
   if (!temporary_) refuse("writing to " + shown_path(path_) + ", which was committed already");
   if (next_ == order_.size() || order_[next_] != parameter_index) {
     refuse("writing parameter " + std::to_string(parameter_index) + " to " + shown_path(path_) +
@@ -180,13 +180,29 @@ void Writer::write(std::size_t parameter_index, const std::byte* data) {
            (next_ == order_.size() ? "all were written already"
                                    : shown(parameters_, order_[next_]) + " is next in order()"));
   }
+}
+
+void Writer::write(std::size_t parameter_index, const std::byte* data) {
+  check_next(parameter_index);
+  write_part(parameter_index, data, places_[parameter_index].bytes);
+}
+
+void Writer::write_part(std::size_t parameter_index, const std::byte* data, std::uint64_t bytes) {
+  check_next(parameter_index);
   const Place& place = places_[parameter_index];
-  if (data == nullptr && place.bytes != 0) {
+  if (bytes > place.bytes - written_) {
+    refuse("writing " + std::to_string(bytes) + " bytes of " + shown(parameters_, parameter_index) +
+           ", of which " + std::to_string(place.bytes - written_) + " are left");
+  }
+  if (data == nullptr && bytes != 0) {
     refuse("writing " + shown(parameters_, parameter_index) + " of " + std::to_string(place.bytes) +
            " bytes from a null pointer");
   }
-  put(data_offset_ + place.begin, reinterpret_cast<const char*>(data), place.bytes);
+  put(data_offset_ + place.begin + written_, reinterpret_cast<const char*>(data), bytes);
+  written_ += bytes;
+  if (written_ < place.bytes) return;
   ++next_;
+  written_ = 0;
 }
 
 void Writer::commit() {

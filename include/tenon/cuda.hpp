@@ -80,12 +80,13 @@ using Uuid = std::array<std::uint8_t, 16>;
   int count = 0;
   const cudaError_t error = forgotten(cudaGetDeviceCount(&count));
   if (error == cudaSuccess && count > 0) return count;
-  throw Error(Errc::NoDevice,
-              "no GPU can be used here: " +
-                  (error == cudaSuccess
-                       ? std::string("CUDA_VISIBLE_DEVICES hides every device")
-                       : std::string(cudaGetErrorName(error)) + ", " + cudaGetErrorString(error)) +
-                  " (host memory needs no GPU)");
+  int driver = 0;
+  (void)forgotten(cudaDriverGetVersion(&driver));
+  std::string why = "CUDA_VISIBLE_DEVICES hides every device";
+  if (error != cudaSuccess)
+    why = std::string(cudaGetErrorName(error)) + ", " + cudaGetErrorString(error);
+  if (driver == 0) why += "; there is no NVIDIA driver";
+  throw Error(Errc::NoDevice, "no GPU can be used here: " + why + "; host memory needs no GPU");
 }
 
 [[nodiscard]] inline Uuid uuid_of(int device) {

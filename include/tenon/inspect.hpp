@@ -34,8 +34,8 @@ struct PublicationInfo {
   Uid owner = 0;
   Mode mode = Mode::in_place;
   MemoryKind memory = MemoryKind::host;
-  std::string device;  ///< GPU memory: "GPU-…", as nvidia-smi -L shows it
-  bool checksums = false;
+  std::string device{};    ///< "GPU-8-4-4-4-12"; empty for host memory
+  bool checksums = false;  ///< taken of every parameter
   std::uint64_t buckets = 0;
   std::uint64_t slots = 0;
   std::uint64_t slot_bytes = 0;  ///< of all slots together

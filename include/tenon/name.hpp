@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -65,6 +66,17 @@ namespace detail {
   for (const std::uint8_t byte : instance) {
     std::snprintf(digits, sizeof(digits), "%02x", byte);
     text += digits;
+  }
+  return text;
+}
+/// "GPU-8-4-4-4-12", as nvidia-smi and CUDA_VISIBLE_DEVICES have it.
+[[nodiscard]] inline std::string device_text(const std::array<std::uint8_t, 16>& uuid) {
+  static constexpr char kDigits[] = "0123456789abcdef";
+  std::string text = "GPU";
+  for (std::size_t i = 0; i < uuid.size(); ++i) {
+    if (i == 0 || i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+    text += kDigits[uuid[i] >> 4U];
+    text += kDigits[uuid[i] & 15U];
   }
   return text;
 }

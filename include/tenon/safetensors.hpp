@@ -166,6 +166,8 @@ class Writer {
   /// Writes all bytes of the next parameter in order(), which must be `parameter_index`. `data` may
   /// be null when the tensor is empty.
   void write(std::size_t parameter_index, const std::byte* data);
+  /// The same in parts, one call behind another: the next `bytes` bytes of that parameter.
+  void write_part(std::size_t parameter_index, const std::byte* data, std::uint64_t bytes);
 
   /// Flushes the file to disk and puts it under its name, in place of a file that was there. Call
   /// once, after every parameter was written.
@@ -182,6 +184,7 @@ class Writer {
   };
 
   void lay_out();
+  void check_next(std::size_t parameter_index) const;
   [[nodiscard]] std::string header(const Metadata& metadata) const;
   void create_temporary();
   void put(std::uint64_t offset, const char* data, std::uint64_t bytes);
@@ -192,6 +195,7 @@ class Writer {
   std::vector<Place> places_;      // of parameters_[i], same index
   std::uint64_t data_offset_ = 0;  // of the data, in the file
   std::size_t next_ = 0;           // into order_
+  std::uint64_t written_ = 0;      // bytes of that one
   // Unlinks the file; empty once committed. Before fd_, so that the file is closed first.
   std::unique_ptr<const std::filesystem::path, Unlink> temporary_;
   Descriptor fd_;

@@ -548,6 +548,25 @@ TEST_F(WriterTest, RefusesCallsOutOfOrder) {
   EXPECT_EQ(File::open(path_).entries().size(), 2u);
 }
 
+TEST_F(WriterTest, PartsAreOneBehindAnother) {
+  Writer writer(path_, {{"a", Dtype::u8, {10}}, {"e", Dtype::u8, {0}}, {"b", Dtype::u8, {2}}});
+  const Bytes data = pattern(12, 1);
+  const Errc code = Errc::InvalidArgument;
+  writer.write_part(0, data.data(), 4);
+  writer.write_part(0, data.data() + 4, 0);
+  throws(code, {"7 bytes", "'a'", "6 are left"}, [&] { writer.write_part(0, data.data(), 7); });
+  throws(code, {"10 bytes", "6 are left"}, [&] { writer.write(0, data.data()); });
+  throws(code, {"('a') is next"}, [&] { writer.write_part(2, data.data(), 1); });
+  throws(code, {"before parameter 0"}, [&] { writer.commit(); });
+  writer.write_part(0, data.data() + 4, 6);
+  writer.write_part(1, nullptr, 0);
+  writer.write(2, data.data() + 10);
+  writer.commit();
+  const File file = File::open(path_);
+  EXPECT_EQ(bytes_of(file, file.entries()[0]), Bytes(data.begin(), data.begin() + 10));
+  EXPECT_EQ(bytes_of(file, file.entries()[2]), Bytes(data.begin() + 10, data.end()));
+}
+
 TEST_F(WriterTest, LeavesNothingWithoutCommit) {
   put("w.st", "old");
   {

@@ -74,18 +74,6 @@ struct Facts {
   format::Sections sections{0, 0, 0};
 };
 
-/// "GPU-8-4-4-4-12", as nvidia-smi and CUDA_VISIBLE_DEVICES have it.
-[[nodiscard]] inline std::string device_text(const std::array<std::uint8_t, 16>& uuid) {
-  static constexpr char kDigits[] = "0123456789abcdef";
-  std::string text = "GPU";
-  for (std::size_t i = 0; i < uuid.size(); ++i) {
-    if (i == 0 || i == 4 || i == 6 || i == 8 || i == 10) text += '-';
-    text += kDigits[uuid[i] >> 4U];
-    text += kDigits[uuid[i] & 15U];
-  }
-  return text;
-}
-
 /// Text that somebody else wrote: cut at the first NUL, anything unprintable shown as '?'.
 template <std::size_t N>
 [[nodiscard]] std::string clean_text(const char (&raw)[N]) {
