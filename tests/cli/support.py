@@ -17,6 +17,8 @@ import time
 import unittest
 
 TENON = os.environ.get("TENON_BIN", "tenon")
+MEMORY = os.environ.get("TENON_TEST_MEMORY", "host")  # what publications are in that do not say so
+KIND = MEMORY.split(":")[0]
 PATIENCE = 60.0
 UID = os.geteuid()
 
@@ -94,10 +96,18 @@ def large(megabytes, seed=1):
 # Processes
 
 
-def run(*arguments, timeout=PATIENCE, **more):
+def with_memory(arguments):
+    """The line, with the memory kind under test where a command takes one and the line does not say."""
+    line = [*map(str, arguments)]
+    if MEMORY != "host" and line[:1] in (["serve"], ["demo"]) and "--memory" not in line:
+        line[1:1] = ["--memory", MEMORY]
+    return line
+
+
+def run(*arguments, timeout=PATIENCE, program=TENON, **more):
     """Runs `tenon` to its end. Standard output and error are text."""
     return subprocess.run(
-        [TENON, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, **more
+        [program, *with_memory(arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, **more
     )
 
 
@@ -107,13 +117,17 @@ def look_at(name):
     return json.loads(done.stdout) if done.returncode == 0 else {}
 
 
+def environment(**changes):
+    return {**os.environ, **changes}
+
+
 class Process:
     """A `tenon` that goes on while the test does something else."""
 
     def __init__(self, *arguments, **more):
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [TENON, *map(str, arguments)],
+            [TENON, *with_memory(arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -203,6 +217,37 @@ def objects_of(name, instance=None):
     return sorted(found)
 
 
+# A publication's own objects in /dev/shm: the segment and, of host memory, the slots.
+OBJECTS = 2 if KIND == "host" else 1
+
+
+class SimulatedNode:
+    """The machine that the simulated CUDA runtime of tenon-sim shows to one test (tests/cuda_sim/cuda_sim.hpp)."""
+
+    def __init__(self):
+        self.name = f"cli-{os.getpid()}-{next(_numbers)}"
+        os.environ["TENON_SIM_NODE"] = self.name
+        os.environ["TENON_SIM_HOST_ACCESS"] = "0"  # as on a real machine, the host faults on GPU memory
+
+    def objects(self):
+        return glob.glob(f"/dev/shm/tenon-sim.{os.getuid()}.{self.name}.*")
+
+    def violations(self):
+        """What must never happen (memory freed under a reader, say), as the node's control segment counts it."""
+        try:
+            with open(f"/dev/shm/tenon-sim.{os.getuid()}.{self.name}.control", "rb") as control:
+                return struct.unpack("<QQ", control.read(16))[1]
+        except FileNotFoundError:
+            return 0
+
+    def remove(self):
+        count = self.violations()
+        for path in self.objects():
+            os.unlink(path)
+        if count:
+            raise AssertionError(f"{count} violations of CUDA's rules; standard error names them")
+
+
 class PrivateShm:
     """A /dev/shm of `megabytes` MiB that only this process and its children see, until the block ends."""
 
@@ -242,6 +287,9 @@ class Case(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = folder.name
+        if KIND == "cuda":
+            self.node = SimulatedNode()
+            self.addCleanup(self.node.remove)
         self.addCleanup(self.remove_leftovers)
 
     def remove_leftovers(self):

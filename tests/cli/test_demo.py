@@ -3,7 +3,7 @@
 import os
 import signal
 
-from support import Case, children_of, look_at, objects_of, pattern, wait_until
+from support import MEMORY, Case, children_of, look_at, objects_of, pattern, wait_until
 
 TENSORS = [(f"t{i}", "BF16", [50 + i, 9], pattern((50 + i) * 18, i)) for i in range(20)]
 TENSORS += [("scalar", "F32", [], b"abcd"), ("empty", "U8", [0], b""), ("odd", "U8", [13], pattern(13))]
@@ -16,7 +16,8 @@ class Demo(Case):
         for mode in ("in-place", "double", "streaming"):
             with self.subTest(mode=mode):
                 got = self.json_of("demo", "--model", file, "--mode", mode, "--versions", 4, "--subscribers", 3)
-                self.assertEqual((got["mode"], got["subscribers"], got["bytes"]), (mode, 3, BYTES))
+                self.assertEqual((got["mode"], got["memory"]), (mode, MEMORY))
+                self.assertEqual((got["subscribers"], got["bytes"]), (3, BYTES))
                 self.assertEqual(got["wrong"], 0)
                 self.assertEqual([v["version"] for v in got["versions"]], [1, 2, 3, 4])
                 for version in got["versions"]:

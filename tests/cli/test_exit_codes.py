@@ -7,9 +7,21 @@ import signal
 import struct
 import subprocess
 
-from support import TENON, Case, objects_of, pattern, run, safetensors_bytes, segment_path, unique_name, wait_until
+from support import (
+    TENON,
+    Case,
+    environment,
+    objects_of,
+    pattern,
+    run,
+    safetensors_bytes,
+    segment_path,
+    unique_name,
+    wait_until,
+)
 
 SMALL = [("layer.0.weight", "F32", [2, 2], pattern(16)), ("layer.1.weight", "U8", [3], b"abc")]
+WITH_CUDA = os.environ.get("TENON_WITH_CUDA") == "1"
 MAGIC = 0x01004E4F4E45541D
 
 
@@ -31,8 +43,6 @@ class Usage(Case):
             [*serve, "--interval", "soon"],
             [*serve, "--interval", "-1s"],
             [*serve, "--mode", "triple"],
-            [*serve, "--memory", "tape"],
-            [*serve, "--memory", "cuda:x"],
             [*serve, "--versions", "0"],
             [*serve, "--versions", "-1"],
             [*serve, "--subscribers", "65"],
@@ -72,12 +82,25 @@ class Usage(Case):
     def test_version(self):
         self.assertRegex(self.run_tenon("--version").stdout, r"\Atenon \d+\.\d+\.\d+\n\Z")
 
-    def test_gpu_memory_is_1_and_names_what_there_is(self):
+    def test_gpu_memory_where_there_is_none_is_1_and_names_host_memory(self):
         name = unique_name()
+        missing = "no GPU can be used here" if WITH_CUDA else "built without the CUDA toolkit"
         for memory in ("cuda", "cuda:0"):
-            done = self.run_tenon("serve", self.file(SMALL), "--name", name, "--memory", memory, expect=1)
-            self.assertIn("--memory host", done.stderr)
-        self.assertIn("--memory host", self.run_tenon("demo", "--memory", "cuda", expect=1).stderr)
+            for arguments in (["serve", self.file(SMALL), "--name", name], ["demo"]):
+                # Nothing is visible, also on a machine that has a GPU.
+                hidden = environment(CUDA_VISIBLE_DEVICES="")
+                done = self.run_tenon(*arguments, "--memory", memory, env=hidden, expect=1)
+                self.assertIn("--memory cuda:0: ", done.stderr)
+                self.assertIn(missing, done.stderr)
+                self.assertIn("--memory host", done.stderr)
+        self.assert_nothing_left(name)
+
+    def test_memory_that_is_no_kind_is_2_and_names_those_there_are(self):
+        for memory in ("tape", "Host", "host:0", "cuda:", "cuda:x", "cuda:-1", "cuda:0x1", "cuda:1,2", "cuda:99999"):
+            for arguments in (["serve", self.file(SMALL), "--name", unique_name()], ["demo"]):
+                with self.subTest(memory=memory, command=arguments[0]):
+                    done = self.run_tenon(*arguments, f"--memory={memory}", expect=2)
+                    self.assertIn(f"'{memory}' is not one of host, cuda, cuda:N", done.stderr)
 
 
 class BadFiles(Case):

@@ -2,8 +2,9 @@
 
 import os
 import signal
+import unittest
 
-from support import Case, PrivateShm, large, objects_of, pattern, unique_name, write_safetensors
+from support import KIND, OBJECTS, Case, PrivateShm, large, objects_of, pattern, unique_name, write_safetensors
 
 SMALL = [("a", "F32", [2, 2], pattern(16)), ("b", "U8", [3], b"abc")]
 
@@ -15,7 +16,7 @@ class Ending(Case):
                 name = unique_name()
                 serve = self.serve(self.file(SMALL), name)
                 instance = self.instance_of(name)
-                self.assertEqual(len(objects_of(name, instance)), 2)
+                self.assertEqual(len(objects_of(name, instance)), OBJECTS)
                 serve.send(number)
                 self.assertEqual(serve.wait(), 0, serve.stderr())
                 self.assert_nothing_left(name, instance)
@@ -126,7 +127,7 @@ class Leftovers(Case):
         instance = self.instance_of(name)
         serve.send(signal.SIGKILL)
         serve.wait()
-        self.assertEqual(len(objects_of(name, instance)), 2)
+        self.assertEqual(len(objects_of(name, instance)), OBJECTS)
         return name, instance, serve.pid
 
     def test_reading_it_is_5_at_once(self):
@@ -159,6 +160,7 @@ class Leftovers(Case):
         self.assertEqual(serve.stderr(), "")
 
 
+@unittest.skipIf(KIND == "cuda", "of /dev/shm; of GPU memory in test_gpu")
 class TooSmall(Case):
     def test_serve_names_both_sizes_and_leaves_nothing(self):
         file = write_safetensors(self.path("big.safetensors"), [large(8)])

@@ -5,7 +5,7 @@ import math
 import os
 import struct
 
-from support import Case, every_dtype, large, pattern, run, unique_name
+from support import KIND, Case, every_dtype, large, pattern, run, unique_name
 
 NAN, INF = math.nan, math.inf
 
@@ -84,7 +84,7 @@ class LsAndInspect(Case):
         for publication, serve in zip(listed, serves):
             self.assertEqual(publication["state"], "ready")
             self.assertEqual(publication["mode"], "in-place")
-            self.assertEqual(publication["memory"], "host")
+            self.assertEqual(publication["memory"], KIND)
             self.assertEqual(publication["version"], 1)
             self.assertEqual(publication["parameter_count"], 1)
             self.assertEqual(publication["bytes"], 3)
@@ -94,7 +94,7 @@ class LsAndInspect(Case):
         text = self.run_tenon("ls").stdout
         self.assertTrue(text.startswith("NAME "))
         for name in names:
-            self.assertRegex(text, rf"(?m)^{name} +ready +1 +in-place +host +1 +3 B +0 +\d+ +trainer 7$")
+            self.assertRegex(text, rf"(?m)^{name} +ready +1 +in-place +{KIND} +1 +3 B +0 +\d+ +trainer 7$")
 
     def test_inspect(self):
         name = unique_name()
