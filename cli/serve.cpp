@@ -271,7 +271,8 @@ void add_serve(CLI::App& app, Run& run) {
       ->check(CLI::Range(0U, 64U));
   command->add_flag("--quiet", options->quiet, "No notes and no progress on standard error");
   command->footer(
-      "Prints one line per version, then stays until SIGINT or SIGTERM, which end it with 0.\n\n"
+      "Prints one line per version, then stays until SIGINT or SIGTERM, which end it with 0.\n"
+      "Without a GPU or its driver, --memory cuda ends it with 1.\n\n"
       "Example:\n  tenon serve model.safetensors --name policy");
   command->callback([options, &run] { run = [options] { return serve(*options); }; });
 }
