@@ -15,8 +15,22 @@ struct GetOptions {
   ReaderOptions reader;
   std::string parameter;
   std::uint64_t head = 10;
+  bool verify = false;
   bool json = false;
 };
+
+// Of all parameters, by the checksums that the publisher took.
+void check_whole(const Snapshot& snapshot) {
+  const std::vector<std::string> wrong = snapshot.verify();
+  if (wrong.empty()) return;
+  std::string names;
+  for (const std::string& name : wrong) names += (names.empty() ? "" : ", ") + printable(name);
+  throw Error(
+      Errc::BadFormat,
+      fmt::format("version {} differs from its checksums in {}: {}", snapshot.version(),
+                  wrong.size() == 1 ? "1 parameter" : fmt::format("{} parameters", wrong.size()),
+                  names));
+}
 
 Exit get(const GetOptions& options) {
   const detail::Deadline deadline(options.reader.timeout);
@@ -29,6 +43,7 @@ Exit get(const GetOptions& options) {
   {
     Snapshot snapshot = Snapshot::take(subscriber, options.reader, deadline, i);
     version = snapshot.version();
+    if (options.verify) check_whole(snapshot);
     const std::uint64_t size = info(place.dtype).bytes;
     const std::uint64_t head = std::min(options.head, elements);
     std::vector<std::byte> room;
@@ -67,6 +82,8 @@ void add_get(CLI::App& app, Run& run) {
   command->add_option("--head", options->head, "How many values, in row-major order")
       ->type_name("N")
       ->capture_default_str();
+  command->add_flag("--verify", options->verify,
+                    "First compare all parameters with their checksums ('serve --checksums')");
   command->add_flag("--json", options->json, "Print a JSON object");
   command->footer(
       "In JSON, values that it has no number for are the texts \"nan\", \"inf\" and \"-inf\".\n\n"

@@ -33,6 +33,7 @@ struct ServeOptions {
   std::uint64_t versions = 1;
   Duration interval = std::chrono::milliseconds(500);
   std::optional<std::uint32_t> subscribers;
+  bool checksums = false;
   bool quiet = false;
 };
 
@@ -109,6 +110,7 @@ class Server {
     how.slots = options.slots;
     how.label = options.label;
     how.threads = thread_count();
+    how.checksums = options.checksums;
     how.progress = [&](std::uint64_t done, std::uint64_t total) {
       check_signals();
       progress.update(done, total);
@@ -269,6 +271,8 @@ void add_serve(CLI::App& app, Run& run) {
                    "Wait for so many before each version; default 0, or 1 when streaming")
       ->type_name("N")
       ->check(CLI::Range(0U, 64U));
+  command->add_flag("--checksums", options->checksums,
+                    "Of every parameter, for 'get --verify'; not when streaming");
   command->add_flag("--quiet", options->quiet, "No notes and no progress on standard error");
   command->footer(
       "Prints one line per version, then stays until SIGINT or SIGTERM, which end it with 0.\n"

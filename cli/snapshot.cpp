@@ -106,4 +106,9 @@ Snapshot Snapshot::take(Subscriber& subscriber, const ReaderOptions& options,
   return snapshot;
 }
 
+std::vector<std::string> Snapshot::verify() const {
+  if (lease_) return lease_->verify();
+  throw Error(Errc::InvalidArgument, "a publication that streams has no checksums to verify by");
+}
+
 }  // namespace tenon::cli
