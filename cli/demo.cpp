@@ -155,9 +155,11 @@ void add_demo(CLI::App& app, Run& run) {
   for (const std::string_view name : model_names()) models += fmt::format(" {}", name);
   command->footer(
       "Models:" + models +
-      ".\nColumns: gather (copying into the slots), its speed with bytes counted once and "
-      "as a share of\nplain memcpy, commit to visible in the slowest process, checking "
-      "every byte there.\n\nExample:\n  tenon demo --model llama-3.2-1b --layers 2");
+      ".\nColumns: gather (until the bytes are in the slots, which on a GPU is later than the "
+      "call's return),\nits speed with bytes counted once and as a share of a plain copy in the "
+      "same memory, from then to\nvisible in the slowest process, checking every byte there.\n"
+      "--memory cuda: trainer and processes keep their weights on that GPU.\n\n"
+      "Example:\n  tenon demo --model llama-3.2-1b --layers 2");
   command->callback([options, &run] { run = [options] { return demo(*options); }; });
 }
 

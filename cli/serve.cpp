@@ -26,7 +26,6 @@ struct ServeOptions {
   std::vector<std::filesystem::path> files;
   std::string name;
   Memory memory = host();
-  bool checksums = false;
   Mode mode = Mode::in_place;
   std::uint32_t slots = 0;
   std::uint64_t bucket_bytes = 512ULL << 20U;
@@ -34,6 +33,7 @@ struct ServeOptions {
   std::uint64_t versions = 1;
   Duration interval = std::chrono::milliseconds(500);
   std::optional<std::uint32_t> subscribers;
+  bool checksums = false;
   bool quiet = false;
 };
 
@@ -106,11 +106,11 @@ class Server {
     Progress progress("allocating", !options.quiet);
     PublisherOptions how;
     how.memory = options.memory;
-    how.checksums = options.checksums;
     how.mode = options.mode;
     how.slots = options.slots;
     how.label = options.label;
     how.threads = thread_count();
+    how.checksums = options.checksums;
     how.progress = [&](std::uint64_t done, std::uint64_t total) {
       check_signals();
       progress.update(done, total);
@@ -227,8 +227,6 @@ Exit serve(const ServeOptions& options) {
 
 void add_publication_options(CLI::App& command, ServeOptions& options) {
   add_memory(command, options.memory);
-  command.add_flag("--checksums", options.checksums,
-                   "Keep a checksum of every parameter, for 'tenon get --verify'");
   command
       .add_option_function<std::string>(
           "--mode", [&options](const std::string& text) { options.mode = parse_mode(text); },
@@ -273,9 +271,12 @@ void add_serve(CLI::App& app, Run& run) {
                    "Wait for so many before each version; default 0, or 1 when streaming")
       ->type_name("N")
       ->check(CLI::Range(0U, 64U));
+  command->add_flag("--checksums", options->checksums,
+                    "Of every parameter, for 'get --verify'; not when streaming");
   command->add_flag("--quiet", options->quiet, "No notes and no progress on standard error");
   command->footer(
-      "Prints one line per version, then stays until SIGINT or SIGTERM, which end it with 0.\n\n"
+      "Prints one line per version, then stays until SIGINT or SIGTERM, which end it with 0.\n"
+      "Without a GPU or its driver, --memory cuda ends it with 1.\n\n"
       "Example:\n  tenon serve model.safetensors --name policy");
   command->callback([options, &run] { run = [options] { return serve(*options); }; });
 }

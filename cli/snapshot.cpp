@@ -81,12 +81,6 @@ LoadPlan Snapshot::plan_load(const Subscriber& subscriber, std::optional<std::si
   return plan;
 }
 
-std::vector<std::string> Snapshot::verify() const {
-  if (lease_) return lease_->verify();
-  throw Error(Errc::InvalidArgument,
-              "this publication streams: it keeps no whole versions, and no checksums of them");
-}
-
 Snapshot Snapshot::take(Subscriber& subscriber, const ReaderOptions& options,
                         const detail::Deadline& deadline, std::optional<std::size_t> only) {
   Snapshot snapshot;
@@ -110,6 +104,11 @@ Snapshot Snapshot::take(Subscriber& subscriber, const ReaderOptions& options,
     throw_past(options, snapshot.version_);  // it was aborted, and a later one loaded
   }
   return snapshot;
+}
+
+std::vector<std::string> Snapshot::verify() const {
+  if (lease_) return lease_->verify();
+  throw Error(Errc::InvalidArgument, "a publication that streams has no checksums to verify by");
 }
 
 }  // namespace tenon::cli

@@ -39,7 +39,7 @@ class Snapshot {
     if (!lease_) return places_[piece.parameter] + piece.offset;
     return on_host(memory_, (*lease_)[piece.parameter].data() + piece.offset, piece.bytes, room);
   }
-  /// The names of parameters that differ from their checksums. Not of one that streams.
+  /// As Lease::verify(). Throws Error(InvalidArgument) when the publication has no checksums.
   [[nodiscard]] std::vector<std::string> verify() const;
   void release() noexcept {
     if (lease_) lease_->release();

@@ -4,8 +4,9 @@ import json
 import math
 import os
 import struct
+import unittest
 
-from support import KIND, Case, every_dtype, large, pattern, run, unique_name
+from support import KIND, Case, every_dtype, large, objects_of, pattern, run, unique_name
 
 NAN, INF = math.nan, math.inf
 
@@ -73,6 +74,38 @@ class Get(Case):
         self.assertEqual(all_of_it[1:], [str(v) for v in pattern(100)])
         self.assertEqual(self.run_tenon("get", self.name, "s").stdout, "s F32 [] version=1 bytes=4\n0.1\n")
         self.assertEqual(self.run_tenon("get", self.name, "e").stdout, "e F32 [0] version=1 bytes=0\n")
+
+
+class Checksums(Case):
+    TENSORS = [("a", "U8", [5], pattern(5)), ("b", "F32", [2, 3], pattern(24, 2)), ("e", "F32", [0], b"")]
+
+    def test_what_is_whole_is_shown(self):
+        name = unique_name()
+        self.serve(self.file(self.TENSORS), name, "--checksums")
+        self.assertEqual(self.json_of("get", name, "a", "--verify")["values"], list(pattern(5)))
+
+    @unittest.skipIf(KIND == "cuda", "damages the slots' file")
+    def test_what_was_damaged_is_named(self):
+        name = unique_name()
+        self.serve(self.file(self.TENSORS), name, "--checksums")
+        (slots,) = [path for path in objects_of(name, self.instance_of(name)) if "slot" in path]
+        offset = next(p["offset"] for p in self.json_of("inspect", name, "--parameters")["parameters"] if p["name"] == "b")
+        with open(slots, "r+b") as file:
+            file.seek(offset + 7)
+            byte = file.read(1)[0]
+            file.seek(offset + 7)
+            file.write(bytes([byte ^ 4]))
+        done = self.run_tenon("get", name, "a", "--verify", expect=1)
+        self.assertIn("version 1 differs from its checksums in 1 parameter: b", done.stderr)
+        self.run_tenon("get", name, "a")
+
+    def test_without_checksums_is_2(self):
+        name = unique_name()
+        self.serve(self.file(self.TENSORS), name)
+        self.assertIn("tenon serve --checksums", self.run_tenon("get", name, "a", "--verify", expect=2).stderr)
+        done = self.run_tenon("serve", self.file([(f"t{i}", "U8", [900], pattern(900)) for i in range(9)]), "--name", unique_name(),
+                              "--checksums", "--mode", "streaming", "--bucket-size", "2KiB", expect=2)  # fmt: skip
+        self.assertIn("streaming", done.stderr)
 
 
 class LsAndInspect(Case):

@@ -1,4 +1,5 @@
 // Order in GPU memory: complete means finished, released means passed, whatever the streams do.
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <sim/sim_support.hpp>
@@ -59,7 +60,8 @@ TEST_F(Order, CurrentIsNeverStoredBeforeTheCopiesAreMade) {
       const Lease lease = sub.try_acquire().value();
       for (const View& view : lease) {
         const auto expected = model_.bytes_of(model_.layout.at(view.name()), v);
-        ASSERT_EQ(std::memcmp(sim::host_view(view.data()), expected.data(), expected.size()), 0)
+        const auto* got = static_cast<const std::byte*>(sim::host_view(view.data()));
+        ASSERT_TRUE(std::equal(expected.begin(), expected.end(), got))
             << view.name() << " of version " << v << ", " << name_of(mode);
       }
     }
