@@ -128,7 +128,7 @@ MUTANTS = [
     Mutant("next_version_without_waiting", "2 complete means finished", "lib/publisher_impl.cpp",
            "if (!await_enqueued({a.deadline, a.check})) {", "if (false) {", "cuda_order_test", "*TheNextVersionWaits*"),
     Mutant("aborted_copies_forgotten", "2 complete means finished", "lib/publisher_impl.cpp",
-           "if (attempt_->enqueued) store_behind(nullptr, 0);", "", "cuda_order_test", "*AnAbortedVersion*"),
+           "if (attempt_->enqueued) store_behind({});", "", "cuda_order_test", "*AnAbortedVersion*"),
     Mutant("host_sources_given_back_unread", "2 complete means finished", "lib/publisher_impl.cpp",
            "const bool in_time = !a.reads_host || await_enqueued({a.deadline, a.check});", "const bool in_time = true;",
            "cuda_order_test", "*SourcesInHostMemory*"),
@@ -142,9 +142,10 @@ MUTANTS = [
            "for (std::size_t i = 0; i < count; ++i) ops.check_not_capturing(streams[i]);", "(void)ops;",
            "cuda_order_test", "*WhileCapturing*"),
     Mutant("bookkeeping_before_the_commit", "3 all or nothing", "lib/publisher_impl.cpp",
-           "  store_behind(&ipc::LogWriter::complete_version, start());",
+           "  store_behind([sums = checksum_store(), first = start()](ipc::LogWriter& log) {",
            "  for (std::size_t b = 0; b < buckets_.size(); ++b) finish_bucket(b);\n"
-           "  store_behind(&ipc::LogWriter::complete_version, start());", "cuda_order_test", "*ACommitThatFails*"),
+           "  store_behind([sums = checksum_store(), first = start()](ipc::LogWriter& log) {",
+           "cuda_order_test", "*ACommitThatFails*"),
     Mutant("released_lease_is_wanted", "5 no deadlock with oneself", "include/tenon/detail/attachment.hpp",
            "(held_[0].leases > held_[0].ending && line > held_[0].start) ||\n"
            "           (held_[1].leases > held_[1].ending && line > held_[1].start)",
