@@ -92,7 +92,7 @@ class CudaSlots final : public SlotMemory {
   void withdraw() noexcept override {}
   [[nodiscard]] bool outlived_by_readers() const override { return false; }
   void keep_for_ever() noexcept override {
-    for (Slot& slot : slots_) (void)new detail::SlotPointer(std::move(slot.memory));
+    for (Slot& slot : slots_) detail::keep_for_ever(std::move(slot.memory));
     slots_.clear();
   }
 

@@ -545,7 +545,7 @@ void Publisher::Impl::free_slots(const detail::Deadline& deadline) noexcept {
     const bool broken = gather_->broken() != nullptr;
     if (!broken && !log_->wait_for_finished(enqueued_, {deadline, no_check})) {
       who = "its own copies, behind work that is still running";
-      (void)gather_.release();
+      detail::keep_for_ever(std::move(gather_));
     } else if (!log_->wait_for_detached(deadline))
       who = log_->attached();
   } catch (const std::exception& e) {

@@ -459,6 +459,8 @@ TEST_F(Order, SourcesInHostMemoryAreReadBeforeAnAbortReturns) {
   update.abort();
   EXPECT_NE(::testing::internal::GetCapturedStderr().find("have not been read after 2 s"),
             std::string::npos);
+  held.release();
+  EXPECT_EQ(cudaStreamSynchronize(stream), cudaSuccess) << "now they have, and may go";
 }
 
 TEST_F(Order, ParametersBornInTheSlotAreWrittenInTheVersionsStream) {

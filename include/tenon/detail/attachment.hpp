@@ -241,9 +241,11 @@ class Attachment {
       drained = poll_until_zero(a->pending_, deadline, [a] { a->check_device(); });
     } catch (const Error&) {  // a broken context: they never run
       a->detach();
-      return;  // the object stays, should one run all the same
+      keep_for_ever(std::shared_ptr<const void>(a, [](const void*) {}));  // should one all the same
+      return;
     }
     if (!drained) {
+      keep_for_ever(std::shared_ptr<const void>(a, [](const void*) {}));
       report("a lease of '" + a->segment_.object().name() +
              "' was released behind work that is still running after 2 s; its place stays taken "
              "until this process ends");
