@@ -1,6 +1,7 @@
 // Gathering on a GPU: one launch per bucket over a table that stays on the device and is uploaded
 // again only when a source moved.
 #include <algorithm>
+#include <string_view>
 #include <tenon/cuda.hpp>
 #include <utility>
 
@@ -140,11 +141,18 @@ class CudaGather final : public Gather {
            (attributes.type == cudaMemoryTypeDevice && attributes.device == device_);
   }
 
+  [[nodiscard]] std::string_view name_of(const CopyItem& item, std::size_t bucket) const {
+    const auto [first, last] = layout_.bucket_parameters(bucket);
+    for (std::size_t i = first; i < last; ++i)
+      if (!layout_.tied_to(i) && CopyBase::offset<std::byte>(layout_[i].offset) == item.to)
+        return layout_[i].name;
+    return "?";
+  }
   void refuse_cast(const CopyItem& item, std::size_t bucket) const {
     if (item.cast == Cast::none) return;
     throw Error(Errc::InvalidArgument,
-                "a source of bucket " + std::to_string(bucket) +
-                    " is to be cast and is in host memory or on another GPU: only what is on "
+                "the source of '" + std::string(name_of(item, bucket)) +
+                    "' is to be cast and is in host memory or on another GPU: only what is on "
                     "device " +
                     std::to_string(device_) + " is cast on the way");
   }

@@ -434,6 +434,16 @@ TEST_F(Order, SourcesInHostMemoryAreReadBeforePublishReturns) {
   EXPECT_EQ(model_.wrong(sub.try_acquire().value(), 11), 0U);
 }
 
+TEST_F(Order, SourcesInHostMemoryAreNotCast) {
+  Publisher pub = create(Mode::in_place);
+  auto sources = model_.sources(1);
+  const std::vector<float> host(model_.layout[model_.layout.at("layer.0.q")].bytes / 2);
+  sources[model_.layout.at("layer.0.q")] = {host.data(), Dtype::f32};
+  EXPECT_THROWS(InvalidArgument, "the source of 'layer.0.q' is to be cast and is in host memory",
+                (void)pub.publish(sources));
+  EXPECT_EQ(publish(pub, model_.sources(1)), 1U);
+}
+
 TEST_F(Order, SourcesInHostMemoryAreReadBeforeAnAbortReturns) {
   Publisher pub = create(Mode::streaming, {.slots = 2});
   cudaStream_t stream = make_stream();
