@@ -161,11 +161,12 @@ class CudaGather final : public Gather {
   void upload(Plan& plan, std::byte* slot, std::size_t first, Stream stream) {
     settle_items(plan.plain, slot);
     settle_items(plan.cast, slot);
-    plan.uploaded = true;
-    if (plan.launched() == 0) return;
+    plan.uploaded = plan.launched() == 0;
+    if (plan.uploaded) return;
     std::copy(plan.plain.begin(), plan.plain.end(), table_.host() + first);
     std::copy(plan.cast.begin(), plan.cast.end(), table_.host() + first + plan.plain.size());
     table_.upload(first, plan.launched(), stream.get());
+    plan.uploaded = true;  // not when that failed
   }
 
   static void copy_one(const CopyItem& item, std::byte* slot, Stream stream) {
@@ -204,12 +205,12 @@ class CudaGather final : public Gather {
       const std::size_t at = set * layout_.size() + first;
       if (known == slot) return at;
       if (known != nullptr) continue;
-      known = slot;
       for (std::size_t i = first; i < last; ++i) {
         const bool tied = layout_.tied_to(i).has_value();
         sum_items_.host()[at + i - first] = {slot + layout_[i].offset, tied ? 0 : layout_[i].bytes};
       }
       sum_items_.upload(at, last - first, stream.get());
+      known = slot;  // not when that failed
       return at;
     }
     throw Error(Errc::ProtocolError, "a bucket is in a third slot");

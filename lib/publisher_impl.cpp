@@ -118,6 +118,9 @@ void Publisher::Impl::check_sources(std::span<const Source> sources, std::size_t
              std::string(info(place.dtype).name) +
              ", and Tenon casts only f32 to bf16 or f16 and bf16 to f32");
     }
+    if (*cast != Cast::none &&
+        reinterpret_cast<std::uintptr_t>(source.data) % info(*source.dtype).bytes != 0)
+      refuse("it is to be cast and not aligned to its elements");
     const std::uint64_t needed = source_bytes(*cast, place.bytes);
     if (source.bytes && *source.bytes != needed) {
       refuse("it has " + std::to_string(*source.bytes) + " bytes, the layout has " +

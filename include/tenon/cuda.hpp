@@ -141,7 +141,10 @@ class Devices {
     const std::lock_guard lock(mutex_);
     for (const auto& [device, stream] : streams_) {
       const cudaError_t error = forgotten(cudaStreamQuery(stream));
-      if (error != cudaSuccess && error != cudaErrorNotReady) return cudaGetErrorName(error);
+      const bool is_capture = error >= cudaErrorStreamCaptureUnsupported &&
+                              error <= cudaErrorStreamCaptureWrongThread;  // tells nothing
+      if (error != cudaSuccess && error != cudaErrorNotReady && !is_capture)
+        return cudaGetErrorName(error);
     }
     return nullptr;
   }

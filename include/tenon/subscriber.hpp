@@ -217,10 +217,10 @@ inline std::uint64_t Subscriber::load(LoadPlan& plan, Stream stream, Duration ti
                                       AfterLoad after) {
   attachment_->check_usable();
   const detail::Deadline deadline(timeout);
-  wait_for_copies(deadline);  // of an earlier load that was given up
-  if (std::exchange(overdue_, false)) give_up_version(AfterLoad::stay);
-  plan.bind(facts().instance, layout(), memory());
+  wait_for_copies(deadline);                    // of an earlier load that was given up
+  if (std::exchange(overdue_, false)) leave();  // joins anew: a pin left is not taken up again
   if (memory() != MemoryKind::host) detail::require_stream_ops().check_not_capturing(stream);
+  plan.bind(facts().instance, layout(), memory());
   return mode() == Mode::streaming ? load_streaming(plan, stream, deadline, after)
                                    : load_kept(plan, stream, deadline);
 }
@@ -319,7 +319,9 @@ inline std::uint64_t Subscriber::load_streaming(LoadPlan& plan, Stream stream,
       attachment_->note_version(version);
       return version;
     }
-    if (!interrupt(plan, stream)) wait_for_copies(deadline);
+    overdue_ = !interrupt(plan, stream);
+    if (overdue_) wait_for_copies(deadline);
+    overdue_ = false;
     move_to(format::start_of(version + 1, buckets));  // aborted by its publisher
   }
 }

@@ -34,7 +34,7 @@ MUTANTS = [
     Mutant("hold_without_pin", "1 no torn read", "include/tenon/detail/attachment.hpp",
            "set_cursor(c);", "", "handoff_test", "*SeveralReaders*"),
     Mutant("pin_below_the_line", "1 no torn read", "include/tenon/detail/attachment.hpp",
-           "if (oldest() > c) {", "if (false) {", "gating_test", "*PinBelowTheRetireLine*"),
+           "if (oldest() > c || failure() != nullptr) {", "if (false) {", "gating_test", "*PinBelowTheRetireLine*"),
     Mutant("cursor_of_the_newest_lease", "1 no torn read", "include/tenon/detail/attachment.hpp",
            "set_cursor(other.leases > 0 ? other.start : format::kIdle);", "set_cursor(format::kIdle);",
            "gating_test", "*HoldTheLowest*"),

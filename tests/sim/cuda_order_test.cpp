@@ -434,6 +434,28 @@ TEST_F(Order, SourcesInHostMemoryAreReadBeforePublishReturns) {
   EXPECT_EQ(model_.wrong(sub.try_acquire().value(), 11), 0U);
 }
 
+// The table of a bucket is on the device only when its upload was accepted.
+TEST_F(Order, AnUploadThatFailedIsDoneAgain) {
+  Publisher pub = create(Mode::in_place);
+  auto sub = Subscriber::attach(name_);
+  publish(pub, model_.sources(1));
+  Model moved{MemoryKind::cuda};
+  const auto sources = moved.sources(2);
+  sim::fail_call("cudaMemcpyAsync", 1, cudaErrorUnknown);
+  EXPECT_THROWS(Cuda, "uploading a table", (void)pub.publish(sources));
+  EXPECT_EQ(publish(pub, sources), 2U);
+  EXPECT_EQ(model_.wrong(sub.wait(exactly(2), kPatience)), 0U) << "gathered by the old table";
+}
+
+TEST_F(Order, ACastNeedsItsElementsAligned) {
+  Publisher pub = create(Mode::in_place);
+  auto sources = model_.sources(1);
+  const std::size_t q = model_.layout.at("layer.0.q");
+  const Bytes wide(MemoryKind::cuda, 2 * model_.layout[q].bytes + 4);
+  sources[q] = {wide.data() + 2, Dtype::f32};
+  EXPECT_THROWS(InvalidArgument, "not aligned to its elements", (void)pub.publish(sources));
+}
+
 TEST_F(Order, SourcesInHostMemoryAreNotCast) {
   Publisher pub = create(Mode::in_place);
   auto sources = model_.sources(1);

@@ -448,7 +448,7 @@ class Attachment {
     // release: this may be the store through which the publisher learns of an earlier lease's end.
     set_cursor(c);
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    if (oldest() > c) {
+    if (oldest() > c || failure() != nullptr) {
       set_cursor(format::kIdle);
       wake(segment_.header().release);  // the publisher may have seen the pin and be waiting for it
       return false;
