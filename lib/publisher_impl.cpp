@@ -382,10 +382,11 @@ std::uint64_t Publisher::Impl::commit() {
   next_version_ = a.version + 1;
   committed_ = a.version;
   const std::uint64_t version = a.version;
-  // The caller may change its host memory as soon as this returns.
-  const bool in_time = !a.reads_host || await_enqueued({a.deadline, a.check});
+  // The caller may change its host memory as soon as this returns. Whatever ends that wait, the
+  // version is committed: there is no attempt any more that could be aborted.
+  const Attempt done = std::move(a);
   attempt_.reset();
-  if (in_time) return version;
+  if (!done.reads_host || await_enqueued({done.deadline, done.check})) return version;
   throw Error(Errc::DeadlinePassed, "version " + std::to_string(version) + " of '" + name_ +
                                         "' is committed, but its sources in host memory have not "
                                         "been read in time");

@@ -130,7 +130,7 @@ MUTANTS = [
     Mutant("aborted_copies_forgotten", "2 complete means finished", "lib/publisher_impl.cpp",
            "if (attempt_->enqueued) store_behind({});", "", "cuda_order_test", "*AnAbortedVersion*"),
     Mutant("host_sources_given_back_unread", "2 complete means finished", "lib/publisher_impl.cpp",
-           "const bool in_time = !a.reads_host || await_enqueued({a.deadline, a.check});", "const bool in_time = true;",
+           "if (!done.reads_host || await_enqueued({done.deadline, done.check})) return version;", "return version;",
            "cuda_order_test", "*SourcesInHostMemory*"),
     Mutant("released_at_once", "1 no torn read", "include/tenon/detail/attachment.hpp",
            "behind(streams[i], end_passed, &endings_[parity]);", "end(parity, 1);", "cuda_order_test",

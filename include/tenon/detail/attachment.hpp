@@ -176,7 +176,10 @@ class Attachment {
       auto& a = *static_cast<Attachment*>(self);
       Copies& c = a.copies_;
       ++c.next;
-      a.set_cursor(c.next == c.leave_at ? format::kIdle : c.next);
+      {
+        const std::lock_guard lock(a.mutex_);
+        a.set_cursor(c.next == c.leave_at ? format::kIdle : c.next);
+      }
       wake(a.segment_.header().release);
       a.copies_passed();
     });
@@ -312,8 +315,11 @@ class Attachment {
   }
   /// After a sticky CUDA error: what was to end leases never runs, so everything ends here.
   void fail(const char* error) noexcept {
-    failure_.store(error, std::memory_order_release);
-    set_cursor(format::kIdle);
+    {
+      const std::lock_guard lock(mutex_);  // behind it nobody stores another cursor
+      failure_.store(error, std::memory_order_release);
+      set_cursor(format::kIdle);
+    }
     segment_.place(*place_).state.store(static_cast<std::uint32_t>(format::PlaceState::failed),
                                         std::memory_order_release);
     wake(segment_.header().release);
