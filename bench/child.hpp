@@ -20,8 +20,9 @@
 
 namespace tenon::bench {
 
-/// Every wait between the processes of a bench ends by then: something died or hangs.
-inline constexpr std::chrono::seconds kPatience{60};
+/// Every wait between the processes of a bench ends by then: something died or hangs. Opening a
+/// handle for each of 18,867 tensors takes the best part of a minute.
+inline constexpr std::chrono::seconds kPatience{180};
 
 /// Memory that stays shared across fork().
 class SharedBytes {
