@@ -25,12 +25,7 @@ Bytes owned(cudaError_t error, void* memory, void (*free)(std::byte*), const std
 }  // namespace
 
 void use_device(int ordinal) {
-  const int count = cuda::device_count();
-  if (ordinal >= count) {
-    throw Error(Errc::NoDevice, fmt::format("there is no device {}: {} can be seen here (as "
-                                            "CUDA_VISIBLE_DEVICES has it); host memory needs none",
-                                            ordinal, count));
-  }
+  cuda::check_ordinal(ordinal);
   cuda::check(cudaSetDevice(ordinal), "cudaSetDevice");
 }
 

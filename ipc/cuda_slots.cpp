@@ -20,26 +20,15 @@ std::string mib(std::uint64_t bytes) { return std::to_string(bytes >> 20U) + " M
 struct FreeMemory {
   int device;
   void operator()(const std::byte* memory) const noexcept {
-    try {
-      const cuda::DeviceScope scope(device);
-      cuda::check(cudaFree(const_cast<std::byte*>(memory)), "cudaFree");
-    } catch (const CudaError& e) {
-      // At the end of a process, or of its context, the memory goes by itself.
-      if (e.error() != cudaErrorCudartUnloading &&
-          detail::per_process<cuda::Devices>().broken() == nullptr)
-        detail::report(e.what());
-    }
+    cuda::give_back(device, "cudaFree",
+                    [memory] { return cudaFree(const_cast<std::byte*>(memory)); });
   }
 };
 
 class CudaSlots final : public SlotMemory {
  public:
   CudaSlots(int device, std::vector<OwnSlot> own) : device_(device), own_(std::move(own)) {
-    const int count = cuda::device_count();
-    if (device < 0 || device >= count) {
-      throw Error(Errc::NoDevice, "there is no device " + std::to_string(device) + ": " +
-                                      std::to_string(count) + " can be seen here");
-    }
+    cuda::check_ordinal(device);
     cuda::check_compute_mode(device);
     int driver = 0;
     int runtime = 0;

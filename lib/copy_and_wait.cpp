@@ -3,6 +3,7 @@
 #include <tenon/error.hpp>
 
 #include "cuda_copy.hpp"
+#include "no_cuda.hpp"
 
 namespace tenon {
 
@@ -17,8 +18,7 @@ void copy_and_wait(MemoryKind kind, void* to, const void* from, std::uint64_t by
   cuda_copy_and_wait(to, from, bytes, timeout);
 #else
   (void)timeout;
-  throw Error(Errc::NoMemoryKind,
-              "this build of Tenon has no GPU memory: it was made without the CUDA toolkit");
+  throw Error(Errc::NoMemoryKind, kNoCuda);
 #endif
 }
 

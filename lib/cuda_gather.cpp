@@ -23,12 +23,8 @@ class CudaGather final : public Gather {
         table_(device, layout_.size()),
         plans_(layout_.bucket_count()) {}
   ~CudaGather() override {
-    if (scratch_ == nullptr) return;
-    try {
-      const cuda::DeviceScope scope(device_);
-      (void)cuda::forgotten(cudaFree(scratch_));
-    } catch (const CudaError&) {  // the context is gone, and the memory with it
-    }
+    if (scratch_ != nullptr)
+      cuda::give_back(device_, "cudaFree", [this] { return cudaFree(scratch_); });
   }
   CudaGather(const CudaGather&) = delete;
   CudaGather& operator=(const CudaGather&) = delete;
@@ -50,13 +46,9 @@ class CudaGather final : public Gather {
     const std::size_t first = layout_.bucket_parameters(bucket).first;
     if (!plan.uploaded) upload(plan, slot, first, stream);
     for (const CopyItem& item : plan.copied) copy_one(item, slot, stream);
-    if (method_ == GatherMethod::memcpy) {
-      for (const CopyItem& item : plan.plain) copy_one(item, slot, stream);
-    } else {
-      launch(first, plan.plain, slot, stream);
-    }
-    launch(first + plan.plain.size(), plan.cast, slot, stream, true);
-    return plan.copied.empty();
+    launch_kernel(first, plan.by_kernel, slot, stream);
+    launch_cub(first + plan.by_kernel.size(), plan.by_cub, slot, stream);
+    return !plan.waits;
   }
 
   void sum(std::size_t bucket, const std::byte* slot, Stream stream) override {
@@ -87,32 +79,27 @@ class CudaGather final : public Gather {
   using Key = std::vector<std::pair<const void*, Dtype>>;
   /// A bucket's sources, sorted by how they are copied.
   struct Plan {
-    Key key;                       ///< what it was made of
-    std::vector<CopyItem> plain;   ///< by the chosen method
-    std::vector<CopyItem> cast;    ///< by the kernel
-    std::vector<CopyItem> copied;  ///< by cudaMemcpyAsync: from the host or another GPU
+    Key key;                          ///< what it was made of
+    std::vector<CopyItem> by_kernel;  ///< one launch, whatever is cast
+    std::vector<CopyItem> by_cub;
+    std::vector<CopyItem> copied;  ///< a cudaMemcpyAsync each
+    bool waits = false;            ///< some are in host memory or on another GPU
     bool uploaded = false;
-    [[nodiscard]] std::size_t launched() const noexcept { return plain.size() + cast.size(); }
+    [[nodiscard]] std::size_t launched() const noexcept { return by_kernel.size() + by_cub.size(); }
   };
 
-  Key key_of(std::size_t bucket, std::span<const Source> sources) const {
-    const auto [first, last] = layout_.bucket_parameters(bucket);
-    Key key(last - first);
-    for (std::size_t i = first; i < last; ++i)
-      key[i - first] = {sources[i - first].data,
-                        sources[i - first].dtype.value_or(layout_[i].dtype)};
-    return key;
-  }
   [[nodiscard]] bool is_current(const Plan& plan, std::size_t bucket,
                                 std::span<const Source> sources) const {
-    const std::size_t first = layout_.bucket_parameters(bucket).first;
     if (plan.key.size() != sources.size()) return false;
-    for (std::size_t k = 0; k < sources.size(); ++k) {
-      if (plan.key[k].first != sources[k].data ||
-          plan.key[k].second != sources[k].dtype.value_or(layout_[first + k].dtype))
-        return false;
-    }
+    for (std::size_t k = 0; k < sources.size(); ++k)
+      if (plan.key[k] != key_of(bucket, sources, k)) return false;
     return true;
+  }
+  [[nodiscard]] std::pair<const void*, Dtype> key_of(std::size_t bucket,
+                                                     std::span<const Source> sources,
+                                                     std::size_t k) const {
+    const std::size_t i = layout_.bucket_parameters(bucket).first + k;
+    return {sources[k].data, sources[k].dtype.value_or(layout_[i].dtype)};
   }
 
   Plan& plan(std::size_t bucket, std::span<const Source> sources) {
@@ -122,14 +109,18 @@ class CudaGather final : public Gather {
     std::vector<CopyItem> items;
     append_items(layout_, bucket, sources, items);
     for (const CopyItem& item : items) {
-      if (!kernel_reads(item.from)) {
-        refuse_cast(item, bucket);
+      const bool is_here = kernel_reads(item.from);
+      if (!is_here) refuse_cast(item, bucket);
+      plan.waits |= !is_here;
+      if (!is_here || (method_ == GatherMethod::memcpy && item.cast == Cast::none)) {
         plan.copied.push_back(item);
+      } else if (method_ == GatherMethod::cub && item.cast == Cast::none) {
+        plan.by_cub.push_back(item);
       } else {
-        (item.cast == Cast::none ? plan.plain : plan.cast).push_back(item);
+        plan.by_kernel.push_back(item);
       }
     }
-    plan.key = key_of(bucket, sources);
+    for (std::size_t k = 0; k < sources.size(); ++k) plan.key.push_back(key_of(bucket, sources, k));
     return plan;
   }
 
@@ -159,12 +150,11 @@ class CudaGather final : public Gather {
 
   // Only in place are parameters born in a slot, and there a bucket's slot is always the same.
   void upload(Plan& plan, std::byte* slot, std::size_t first, Stream stream) {
-    settle_items(plan.plain, slot);
-    settle_items(plan.cast, slot);
+    for (auto* items : {&plan.by_kernel, &plan.by_cub, &plan.copied}) settle_items(*items, slot);
     plan.uploaded = plan.launched() == 0;
     if (plan.uploaded) return;
-    std::copy(plan.plain.begin(), plan.plain.end(), table_.host() + first);
-    std::copy(plan.cast.begin(), plan.cast.end(), table_.host() + first + plan.plain.size());
+    std::copy(plan.by_cub.begin(), plan.by_cub.end(),
+              std::copy(plan.by_kernel.begin(), plan.by_kernel.end(), table_.host() + first));
     table_.upload(first, plan.launched(), stream.get());
     plan.uploaded = true;  // not when that failed
   }
@@ -175,20 +165,22 @@ class CudaGather final : public Gather {
                 "copying a source");
   }
 
-  void launch(std::size_t first, std::span<const CopyItem> items, std::byte* slot, Stream stream,
-              bool cast = false) {
+  void launch_kernel(std::size_t first, std::span<const CopyItem> items, std::byte* slot,
+                     Stream stream) {
     if (items.empty()) return;
-    const CopyItem* table = table_.device() + first;
-    const auto count = static_cast<std::uint32_t>(items.size());
-    const CopyBase base{nullptr, slot};
-    if (method_ == GatherMethod::cub && !cast) {
-      cuda::check(
-          device::launch_copy_cub(table, count, base, scratch(), scratch_bytes_, stream.get()),
-          "launching cub::DeviceMemcpy::Batched");
-    } else {
-      cuda::check(device::launch_copy(device_, table, count, items.back().end, base, stream.get()),
-                  "launching the gather kernel");
-    }
+    cuda::check(device::launch_copy(device_, table_.device() + first,
+                                    static_cast<std::uint32_t>(items.size()), items.back().end,
+                                    {nullptr, slot}, stream.get()),
+                "launching the gather kernel");
+  }
+  void launch_cub(std::size_t first, std::span<const CopyItem> items, std::byte* slot,
+                  Stream stream) {
+    if (items.empty()) return;
+    void* const room = scratch();
+    cuda::check(
+        device::launch_copy_cub(table_.device() + first, static_cast<std::uint32_t>(items.size()),
+                                {nullptr, slot}, room, scratch_bytes_, stream.get()),
+        "launching cub::DeviceMemcpy::Batched");
   }
 
   /// Where the table of a bucket in `slot` begins. A bucket has two slots at most; their tables are

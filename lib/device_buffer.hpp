@@ -54,15 +54,11 @@ class Mirrored {
   }
 
  private:
-  // A broken context, or the end of the process, takes both with it.
   void free() noexcept {
     if (on_device_ == nullptr) return;
-    try {
-      const detail::cuda::DeviceScope scope(device_);
-      (void)detail::cuda::forgotten(cudaFree(on_device_));
-      (void)detail::cuda::forgotten(cudaFreeHost(on_host_));
-    } catch (const CudaError&) {
-    }
+    detail::cuda::give_back(device_, "cudaFree", [this] { return cudaFree(on_device_); });
+    if (on_host_ == nullptr) return;
+    detail::cuda::give_back(device_, "cudaFreeHost", [this] { return cudaFreeHost(on_host_); });
   }
 
   int device_ = 0;

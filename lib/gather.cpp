@@ -21,9 +21,16 @@ void append_items(const Layout& layout, std::size_t bucket, std::span<const Sour
 }
 
 void settle_items(std::vector<CopyItem>& items, std::byte* slot) {
-  std::erase_if(items, [base = CopyBase{nullptr, slot}](const CopyItem& item) {
+  const auto is_there = [base = CopyBase{nullptr, slot}](const CopyItem& item) {
     return base.resolve(item).to == item.from;
-  });
+  };
+  for (const CopyItem& item : items) {
+    if (item.cast == Cast::none || !is_there(item)) continue;
+    throw Error(
+        Errc::InvalidArgument,
+        "a parameter that is kept in its slot has the layout's dtype there: it is not cast");
+  }
+  std::erase_if(items, is_there);
   std::uint64_t end = 0;
   for (CopyItem& item : items) item.end = end += item.row_bytes;
 }

@@ -39,7 +39,8 @@ class Gather {
 /// Nothing for tied and empty ones.
 void append_items(const Layout& layout, std::size_t bucket, std::span<const Source> sources,
                   std::vector<CopyItem>& items);
-/// Drops those that are where they are to go, born in `slot`, and sets `end` of the others.
+/// Drops those that are where they are to go, born in `slot`, and sets `end` of the others. Throws
+/// Error(InvalidArgument) when one born there is to be cast.
 void settle_items(std::vector<CopyItem>& items, std::byte* slot);
 
 [[nodiscard]] std::unique_ptr<Gather> make_host_gather(const Layout& layout, unsigned threads);

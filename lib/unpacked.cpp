@@ -103,7 +103,7 @@ UnpackedPlan plan_unpacked(std::span<const Parameter> parameters, std::span<cons
     throw Error(Errc::InvalidArgument, std::to_string(sources.size()) + " sources for " +
                                            std::to_string(parameters.size()) + " parameters");
   }
-  (void)cuda::device_count();
+  cuda::check_ordinal(options.device);
   Planner planner(options);
   std::vector<detail::Spot> spots;
   for (std::size_t i = 0; i < parameters.size(); ++i)

@@ -89,6 +89,16 @@ using Uuid = std::array<std::uint8_t, 16>;
   throw Error(Errc::NoDevice, "no GPU can be used here: " + why + "; host memory needs no GPU");
 }
 
+/// Throws Error(NoDevice) unless `device` is an ordinal of this process.
+inline void check_ordinal(int device) {
+  const int count = device_count();
+  if (device >= 0 && device < count) return;
+  throw Error(Errc::NoDevice, "there is no device " + std::to_string(device) + ": " +
+                                  std::to_string(count) +
+                                  " can be seen here (as CUDA_VISIBLE_DEVICES has it); host memory "
+                                  "needs none");
+}
+
 [[nodiscard]] inline Uuid uuid_of(int device) {
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
@@ -240,17 +250,24 @@ inline void check_compute_mode(int device) {
                   ", which keeps a second process out: 'nvidia-smi -c DEFAULT' (as root)");
 }
 
+/// Frees or closes something of `device`, in destructors. At the end of a process, or of its
+/// context, it goes by itself; any other failure is reported.
+template <class Call>
+void give_back(int device, const char* doing, Call call) noexcept {
+  try {
+    const DeviceScope scope(device);
+    check(call(), doing);
+  } catch (const CudaError& e) {
+    if (e.error() != cudaErrorCudartUnloading && per_process<Devices>().broken() == nullptr)
+      report(e.what());
+  }
+}
+
 struct CloseHandle {
   int device;
   void operator()(const std::byte* base) const noexcept {
-    try {
-      const DeviceScope scope(device);
-      check(cudaIpcCloseMemHandle(const_cast<std::byte*>(base)), "cudaIpcCloseMemHandle");
-    } catch (const CudaError& e) {
-      // At the end of a process, or of its context, the mapping goes by itself.
-      if (e.error() != cudaErrorCudartUnloading && per_process<Devices>().broken() == nullptr)
-        report(e.what());
-    }
+    give_back(device, "cudaIpcCloseMemHandle",
+              [base] { return cudaIpcCloseMemHandle(const_cast<std::byte*>(base)); });
   }
 };
 
@@ -290,7 +307,8 @@ inline void copy(CopyBatch& batch, const std::byte* bucket, Stream stream) {
     batch.from.resize(count);
   }
   for (std::size_t i = 0; i < count; ++i) batch.from[i] = bucket + batch.offset[i];
-  if (batch.one_by_one || stream.get() == nullptr) {  // batches take no default stream
+  const bool is_default = stream.get() == nullptr || stream.get() == cudaStreamLegacy;
+  if (batch.one_by_one || is_default) {  // batches take no default stream
     for (std::size_t i = 0; i < count; ++i)
       check(cudaMemcpyAsync(batch.to[i], batch.from[i], batch.bytes[i], cudaMemcpyDefault,
                             stream.get()),

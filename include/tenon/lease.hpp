@@ -128,7 +128,9 @@ class Lease {
     if (attachment_->is_owner()) attachment_->end(parity_);
     attachment_.reset();
   }
-  /// Ends the hold behind everything enqueued so far on every one of `streams`; returns at once.
+  /// Ends the hold behind everything enqueued so far on every one of `streams`; returns at once,
+  /// unless subscriber and other leases are gone: then it closes the subscription, behind those
+  /// streams (2 s at most).
   /// Needs <tenon/cuda.hpp> in one source of the program, whatever the memory kind.
   ///
   /// Errors: Error(Capturing) when a stream is being captured; Error(Cuda). The lease is then still

@@ -111,7 +111,6 @@ class Subscriber {
                              AfterLoad after);
   void wait_for_copies(const detail::Deadline& deadline);
   bool interrupt(LoadPlan& plan, Stream stream) noexcept;
-  void give_up_version(AfterLoad after) noexcept;
   void move_to(std::uint64_t record) noexcept;
   void leave() noexcept;
 
@@ -225,10 +224,6 @@ inline std::uint64_t Subscriber::load(LoadPlan& plan, Stream stream, Duration ti
                                    : load_kept(plan, stream, deadline);
 }
 
-inline void Subscriber::give_up_version(AfterLoad after) noexcept {
-  after == AfterLoad::leave ? leave() : move_to(format::next_start(next_, facts().buckets));
-}
-
 inline void Subscriber::wait_for_copies(const detail::Deadline& deadline) {
   if (attachment_->wait_for_copies(deadline)) return;
   throw Error(Errc::DeadlinePassed, "the copies enqueued on the stream were not made in time");
@@ -311,7 +306,8 @@ inline std::uint64_t Subscriber::load_streaming(LoadPlan& plan, Stream stream,
       // A version left half-way is not resumed: what is loaded next begins at a version's start.
       // Not while copies are under way, whose host functions move the cursor too.
       overdue_ = !interrupt(plan, stream);
-      if (!overdue_) give_up_version(after);
+      if (!overdue_)
+        after == AfterLoad::leave ? leave() : move_to(format::next_start(next_, buckets));
       throw;
     }
     if (whole) {

@@ -48,7 +48,8 @@ struct UnpackedPlan {
 };
 
 /// Parameters stay where their sources say they are. A bucket is a run of parameters that follow
-/// each other in one allocation; allocations are exported once, however many buckets they hold.
+/// each other in one allocation, in the order given: list them by address. Allocations are exported
+/// once, however many buckets they hold.
 ///
 /// Errors: those of plan(); Error(InvalidArgument) for a source of another dtype than its parameter
 ///         or one that is not aligned to it; Error(NotShareable); Error(NoDevice).

@@ -434,6 +434,68 @@ TEST_F(Order, SourcesInHostMemoryAreReadBeforePublishReturns) {
   EXPECT_EQ(model_.wrong(sub.try_acquire().value(), 11), 0U);
 }
 
+TEST_F(Order, ABucketIsOneLaunchAlsoWhenSomeOfItIsCast) {
+  Publisher pub = create(Mode::in_place);
+  auto sources = model_.sources(1);
+  const std::size_t k = model_.layout.at("layer.0.k");
+  const Bytes wide(MemoryKind::cuda, 2 * model_.layout[k].bytes, std::byte{0});
+  sources[k] = {wide.data(), Dtype::f32};
+  ASSERT_GT(model_.layout.bucket_parameters(model_.layout[k].bucket).second -
+                model_.layout.bucket_parameters(model_.layout[k].bucket).first,
+            1U)
+      << "there is something else in that bucket";
+  publish(pub, sources);
+  sim::reset_calls();
+  publish(pub, sources);
+  EXPECT_EQ(sim::calls("cudaLaunchKernel"), model_.layout.bucket_count());
+  auto sub = Subscriber::attach(name_);
+  const Lease lease = sub.wait(exactly(2), kPatience);
+  EXPECT_EQ(Bytes::get(MemoryKind::cuda, lease[k].data(), lease[k].bytes()),
+            std::vector<std::byte>(lease[k].bytes()));
+  const std::size_t other = model_.layout.at("layer.0.norm");
+  EXPECT_EQ(model_.wrong(other, lease[other].data(), 1), 0U);
+}
+
+TEST_F(Order, WhatIsKeptInItsSlotIsNotCast) {
+  Publisher pub = create(Mode::in_place);
+  auto sources = model_.sources(1);
+  const std::size_t q = model_.layout.at("layer.0.q");
+  sources[q] = {pub.storage("layer.0.q"), Dtype::f32};
+  EXPECT_THROWS(InvalidArgument, "is kept in its slot", (void)pub.publish(sources));
+}
+
+// The reader's copies are stuck when the version they belong to is aborted. Once they are made it
+// joins anew: nothing of the aborted version is taken for a part of the next one.
+TEST_F(Order, AnAbortSeenWithStuckCopiesEndsThatVersion) {
+  Publisher pub = create(Mode::streaming, {.slots = 2});
+  auto sub = Subscriber::attach(name_);
+  sub.join();
+  cudaStream_t stream = make_stream();
+  Destination into(model_);
+  Held held(stream);
+  std::thread reader([&] {
+    EXPECT_THROWS(DeadlinePassed, "were not made in time",
+                  (void)sub.load(into.plan, Stream(stream), 500ms));
+  });
+  {
+    const auto sources = model_.sources(1);
+    auto update = pub.begin();
+    update.put(0, of_bucket(model_.layout, sources, 0));
+    update.put(1, of_bucket(model_.layout, sources, 1));
+    EXPECT_TRUE(eventually([] { return sim::calls("cudaMemcpyBatchAsync") == 2; }));
+  }  // aborted
+  reader.join();
+  EXPECT_EQ(into.plan.state(), LoadState::torn);
+  held.release();
+  std::jthread publishing([&] {
+    publish(pub, model_.sources(2), {.deadline = kPatience, .require = 1});
+    publish(pub, model_.sources(3), {.deadline = kPatience});
+  });
+  const std::uint64_t version = sub.load(into.plan, Stream(stream), kPatience);
+  EXPECT_EQ(into.wrong(version), 0U) << "version " << version;
+  sub.pause();
+}
+
 // The table of a bucket is on the device only when its upload was accepted.
 TEST_F(Order, AnUploadThatFailedIsDoneAgain) {
   Publisher pub = create(Mode::in_place);

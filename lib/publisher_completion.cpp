@@ -1,0 +1,135 @@
+// How a version is completed and a publication ends: what waits for work that runs behind the
+// caller's back, on a GPU. In host memory it has run already.
+#include <utility>
+
+#include "publisher_impl.hpp"
+
+namespace tenon {
+namespace {
+
+constexpr Duration kClose = std::chrono::seconds(2);
+
+}  // namespace
+
+// The payload shares the log, so that nothing is pulled from under a host function, however this
+// object ends. When its work never runs it is never freed: a few bytes, once, in a broken process.
+void Publisher::Impl::store_behind(Store store) {
+  struct Completion {
+    std::shared_ptr<ipc::LogWriter> log;
+    Store store;
+    std::uint64_t ticket;
+  };
+  auto completion = std::make_unique<Completion>(Completion{log_, std::move(store), enqueued_ + 1});
+  gather_->after(
+      attempt_->stream,
+      [](void* argument) {
+        const std::unique_ptr<Completion> c(static_cast<Completion*>(argument));
+        if (c->store) c->store(*c->log);
+        c->log->finish(c->ticket);
+      },
+      completion.get());
+  (void)completion.release();
+  ++enqueued_;
+  attempt_->enqueued = false;
+}
+
+// Of the buckets written in this version; those that were kept have theirs.
+Publisher::Impl::Store Publisher::Impl::checksum_store() {
+  if (!checksums_) return {};
+  struct Sealed {
+    std::uint32_t slot;
+    std::pair<std::size_t, std::size_t> parameters;
+  };
+  std::vector<Sealed> sealed;
+  for (std::size_t b = 0; b < buckets_.size(); ++b)
+    if (attempt_->progress[b] == Progress::sealed)
+      sealed.push_back({attempt_->slot[b], layout_.bucket_parameters(b)});
+  if (sealed.empty()) return {};
+  return [sealed, sums = gather_->sums(attempt_->stream)](ipc::LogWriter& log) {
+    for (const Sealed& s : sealed)
+      log.write_checksums(s.slot, s.parameters.first, s.parameters.second, sums);
+  };
+}
+
+// False at the deadline. Throws Error(Cuda) when what is waited for will never happen.
+bool Publisher::Impl::await_enqueued(const ipc::Patience& patience) {
+  const std::function<void()> check = [&] {
+    check_device();
+    if (patience.check) patience.check();
+  };
+  return log_->wait_for_finished(enqueued_, {patience.deadline, check});
+}
+
+void Publisher::Impl::check_device() {
+  const char* error = gather_->broken();
+  if (error == nullptr) return;
+  close(format::ClosedReason::device_error);
+  throw Error(Errc::Cuda, "the CUDA context of this process is broken (" + std::string(error) +
+                              "): publication '" + name_ + "' is closed; start the process again");
+}
+
+std::uint64_t Publisher::Impl::wait_current(const detail::Deadline& deadline) {
+  check_owner();
+  if (await_enqueued({deadline, {}})) return committed_;
+  throw Error(Errc::DeadlinePassed, "version " + std::to_string(committed_) + " of '" + name_ +
+                                        "' did not become current in time");
+}
+
+// Behind what an aborted version has enqueued there must be something to wait for, before its slots
+// are written again. False when the device takes nothing any more. Sources in host memory are the
+// caller's again: they have been read.
+bool Publisher::Impl::settle() noexcept {
+  try {
+    if (attempt_->enqueued) store_behind({});
+    if (!attempt_->reads_host) return true;
+    const detail::Deadline deadline(kClose);
+    const std::function<void()> check = [&] {
+      if (const char* error = gather_->broken()) throw Error(Errc::Cuda, error);
+    };
+    if (!log_->wait_for_finished(enqueued_, {deadline, check})) {
+      detail::report("aborting a version of '" + name_ +
+                     "': its sources in host memory have not been read after 2 s and must stay");
+    }
+    return true;
+  } catch (const std::exception& e) {
+    detail::report("aborting a version of '" + name_ + "': " + e.what());
+    return false;
+  }
+}
+
+void Publisher::Impl::close(format::ClosedReason reason) noexcept {
+  if (closed_ || !log_) return;
+  abort();
+  if (closed_) return;  // the abort found the device broken
+  closed_ = true;
+  const detail::Deadline deadline(kClose);
+  slots_->withdraw();   // host memory: the names go now, the pages with the last mapping
+  log_->close(reason);  // the header's name last: until then a cleaner can find the slots
+  if (!slots_->outlived_by_readers()) free_slots(deadline);
+}
+
+// Device memory goes when nobody can be using it: not our own copies, not a subscriber. Freeing
+// waits for the device, hence behind copies that do not end nothing is freed, what they are made
+// with included.
+void Publisher::Impl::free_slots(const detail::Deadline& deadline) noexcept {
+  const std::function<void()> no_check;
+  std::string who;
+  try {
+    const bool broken = gather_->broken() != nullptr;
+    if (!broken && !log_->wait_for_finished(enqueued_, {deadline, no_check})) {
+      who = "its own copies, behind work that is still running";
+      detail::keep_for_ever(std::move(gather_));
+    } else if (!log_->wait_for_detached(deadline))
+      who = log_->attached();
+  } catch (const std::exception& e) {
+    who = e.what();
+  }
+  if (!who.empty()) {
+    detail::report("closing '" + name_ + "': " + std::to_string(slot_bytes_ >> 20U) +
+                   " MiB of GPU memory stay allocated until this process ends, because of " + who);
+    slots_->keep_for_ever();
+  }
+  slots_.reset();
+}
+
+}  // namespace tenon
