@@ -28,7 +28,7 @@ class CudaBulkCopy final : public detail::BulkCopy {
     }
     const cudaStream_t stream = detail::per_process<cuda::Devices>().stream(device_);
     table_.upload(0, count, stream);
-    cuda::check(cudaStreamSynchronize(stream), "uploading a load plan");
+    cuda::wait_for(stream, cuda::kPatience, "uploading a load plan");
   }
 
   void copy(std::size_t bucket, const std::byte* from, Stream stream) override {

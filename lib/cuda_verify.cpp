@@ -22,7 +22,7 @@ std::vector<std::uint64_t> cuda_checksums(const Lease& lease) {
                                       sums.device(), stream),
               "launching the checksum kernel");
   sums.download(0, count, stream);
-  cuda::check(cudaStreamSynchronize(stream), "computing checksums");
+  cuda::wait_for(stream, cuda::kPatience, "computing checksums");
   return {sums.host(), sums.host() + count};
 }
 

@@ -23,6 +23,8 @@
 #include <mutex>
 #include <string>
 #include <tenon/detail/memory.hpp>
+#include <tenon/detail/wait.hpp>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -164,6 +166,42 @@ class Devices {
   std::map<Uuid, int> ordinals_;
   std::map<int, cudaStream_t> streams_;
 };
+
+class Event {
+ public:
+  Event() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreate"); }
+  ~Event() { (void)forgotten(cudaEventDestroy(event_)); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  void record(cudaStream_t stream) { check(cudaEventRecord(event_, stream), "cudaEventRecord"); }
+  [[nodiscard]] bool has_passed() {
+    const cudaError_t error = forgotten(cudaEventQuery(event_));
+    if (error == cudaErrorNotReady) return false;
+    check(error, "waiting for a stream");
+    return true;
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+inline constexpr Duration kPatience = std::chrono::seconds(30);  ///< with work of Tenon's own
+
+/// Waits until what is enqueued on `stream` of the current device has run; throws
+/// Error(DeadlinePassed). Not on the step path. Each caller waits for an event of its own: others
+/// may keep the stream busy for ever.
+inline void wait_for(cudaStream_t stream, Duration timeout, const std::string& doing) {
+  const Deadline deadline(timeout);
+  Event event;
+  event.record(stream);
+  constexpr Duration kSpin = std::chrono::milliseconds(2);  // of which sleeping is no small part
+  if (spin_until(effective_spin(kSpin), [&] { return event.has_passed(); })) return;
+  while (!event.has_passed()) {
+    if (deadline.passed()) throw Error(Errc::DeadlinePassed, doing + " was not done in time");
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
+}
 
 /// A function of the driver, which nothing links.
 template <class Function>

@@ -499,7 +499,9 @@ TEST_F(Faults, StreamingSubscriberWhoseContextBreaksStopsGating) {
 TEST_F(Faults, ExporterThatDiedBeforeTheOpen) {
   Child dead = trainer();
   ASSERT_TRUE(ready_.wait());
-  dead.signal(SIGKILL);  // not reaped, and perhaps not even dead yet
+  dead.signal(SIGKILL);
+  siginfo_t died{};  // dead, not reaped
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(dead.pid()), &died, WEXITED | WNOWAIT), 0);
   EXPECT_EQ(refused(Errc::PublisherGone, "by process ").wait(), 0);
   dead.kill();
   EXPECT_EQ(refused(Errc::PublisherGone, "left behind by process").wait(), 0);
