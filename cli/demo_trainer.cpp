@@ -124,7 +124,8 @@ void note_time(std::optional<Stream> stream, std::atomic<std::uint64_t>& time) {
   if (!stream) {
     note(&time);
   } else {
-    detail::require_stream_ops().after(*stream, note, &time);
+    const detail::StreamOps& ops = detail::require_stream_ops();
+    ops.after(*stream, ops.device_of(*stream), note, &time);
   }
 }
 

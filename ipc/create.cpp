@@ -147,7 +147,7 @@ void fill(const detail::Segment& segment, const Layout& layout, const SlotMemory
   for (std::uint64_t s = 0; s < segment.facts().slots; ++s) {
     segment.raw_slot(s) = memory.describe(s);
     detail::per_process<detail::SlotTable>().add(segment.facts().instance, segment.raw_slot(s),
-                                                 memory.pointer(s));
+                                                 {memory.pointer(s), memory.device()});
   }
   std::memcpy(segment.raw_layout(), layout.bytes().first, layout.bytes().second);
 }

@@ -39,6 +39,7 @@ class CudaSlots final : public SlotMemory {
   }
 
   [[nodiscard]] MemoryIdentity identity() const override { return identity_; }
+  [[nodiscard]] int device() const override { return device_; }
 
   void allocate(const detail::Facts&, std::span<const std::uint64_t> sizes,
                 const Progress& progress) override {

@@ -33,6 +33,8 @@ class SlotMemory {
  public:
   virtual ~SlotMemory() = default;
   [[nodiscard]] virtual MemoryIdentity identity() const { return {}; }
+  /// The ordinal here of the GPU that the slots are on; 0 for host memory.
+  [[nodiscard]] virtual int device() const { return 0; }
   /// Allocates slots of the given sizes (multiples of format::kSlotGranularity), resident and
   /// zeroed.
   virtual void allocate(const detail::Facts& facts, std::span<const std::uint64_t> sizes,

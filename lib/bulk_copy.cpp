@@ -41,12 +41,11 @@ void check_target(const Layout& layout, const LoadTarget& target) {
 }
 
 std::shared_ptr<BulkCopy> make_bulk_copy(const Layout& layout,
-                                         const std::vector<LoadTarget>& targets,
-                                         MemoryKind memory) {
+                                         const std::vector<LoadTarget>& targets, SlotsAt slots) {
   BucketItems buckets = items_of(layout, targets);
-  if (memory == MemoryKind::host) return std::make_shared<HostBulkCopy>(std::move(buckets));
+  if (slots.memory == MemoryKind::host) return std::make_shared<HostBulkCopy>(std::move(buckets));
 #if TENON_WITH_CUDA
-  return make_cuda_bulk_copy(buckets);
+  return make_cuda_bulk_copy(buckets, slots.device);
 #else
   throw Error(Errc::NoMemoryKind, kNoCuda);
 #endif

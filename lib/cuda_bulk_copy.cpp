@@ -13,8 +13,8 @@ namespace cuda = detail::cuda;
 
 class CudaBulkCopy final : public detail::BulkCopy {
  public:
-  explicit CudaBulkCopy(const BucketItems& buckets) {
-    cuda::check(cudaGetDevice(&device_), "cudaGetDevice");
+  CudaBulkCopy(const BucketItems& buckets, int device) : device_(device) {
+    const cuda::DeviceScope scope(device_);
     std::size_t count = 0;
     for (const auto& items : buckets) count += items.size();
     table_ = device::Mirrored<CopyItem>(device_, std::max<std::size_t>(count, 1));
@@ -48,22 +48,32 @@ class CudaBulkCopy final : public detail::BulkCopy {
     std::uint64_t bytes;
   };
 
-  static void check_writable(const void* to) {
-    if (!cuda::is_pageable(to)) return;
-    throw Error(Errc::InvalidArgument,
-                "a destination is in pageable host memory, which no kernel can write: use GPU "
-                "memory or cudaHostAlloc, or whole parameters (into() without options)");
+  void check_writable(const void* to) const {
+    cudaPointerAttributes attributes{};
+    cuda::check(cudaPointerGetAttributes(&attributes, to), "cudaPointerGetAttributes");
+    if (attributes.type == cudaMemoryTypeUnregistered) {
+      throw Error(Errc::InvalidArgument,
+                  "a destination is in pageable host memory, which no kernel can write: use GPU "
+                  "memory or cudaHostAlloc, or whole parameters (into() without options)");
+    }
+    if (attributes.type == cudaMemoryTypeDevice && attributes.device != device_) {
+      throw Error(Errc::InvalidArgument,
+                  "a destination is on device " + std::to_string(attributes.device) +
+                      " and the publication is open under device " + std::to_string(device_) +
+                      ", whose kernel fills it: attach with the destinations' device current, or "
+                      "use whole parameters (into() without options)");
+    }
   }
 
-  int device_ = 0;
+  int device_;
   device::Mirrored<CopyItem> table_;
   std::vector<Run> runs_;  ///< per bucket
 };
 
 }  // namespace
 
-std::shared_ptr<detail::BulkCopy> make_cuda_bulk_copy(const BucketItems& buckets) {
-  return std::make_shared<CudaBulkCopy>(buckets);
+std::shared_ptr<detail::BulkCopy> make_cuda_bulk_copy(const BucketItems& buckets, int device) {
+  return std::make_shared<CudaBulkCopy>(buckets, device);
 }
 
 }  // namespace tenon

@@ -31,7 +31,7 @@ class CudaGather final : public Gather {
 
   Stream begin(std::optional<Stream> stream) override {
     const Stream used = stream.value_or(detail::per_process<cuda::Devices>().stream(device_));
-    cuda::check_not_capturing(used);
+    cuda::check_not_capturing(used, device_);
     return used;
   }
 
@@ -55,10 +55,10 @@ class CudaGather final : public Gather {
     const cuda::DeviceScope scope(device_);
     const auto [first, last] = layout_.bucket_parameters(bucket);
     const std::size_t at = sum_table(bucket, slot, stream);
-    cuda::check(
+    check_launch(
         device::launch_checksum(sum_items_.device() + at, static_cast<std::uint32_t>(last - first),
                                 sums_.device() + first, stream.get()),
-        "launching the checksum kernel");
+        stream, "launching the checksum kernel");
   }
   const std::uint64_t* sums(Stream stream) override {
     const cuda::DeviceScope scope(device_);
@@ -105,6 +105,7 @@ class CudaGather final : public Gather {
   Plan& plan(std::size_t bucket, std::span<const Source> sources) {
     Plan& plan = plans_[bucket];
     if (is_current(plan, bucket, sources)) return plan;
+    const cuda::DeviceScope scope(device_);
     plan = Plan{};
     std::vector<CopyItem> items;
     append_items(layout_, bucket, sources, items);
@@ -165,22 +166,27 @@ class CudaGather final : public Gather {
                 "copying a source");
   }
 
+  /// Which device a stream is of is asked only when it matters: that costs a call.
+  void check_launch(cudaError_t error, Stream stream, const char* doing) const {
+    if (error == cudaErrorInvalidResourceHandle) cuda::check_stream(stream, device_);
+    cuda::check(error, doing);
+  }
   void launch_kernel(std::size_t first, std::span<const CopyItem> items, std::byte* slot,
                      Stream stream) {
     if (items.empty()) return;
-    cuda::check(device::launch_copy(device_, table_.device() + first,
-                                    static_cast<std::uint32_t>(items.size()), items.back().end,
-                                    {nullptr, slot}, stream.get()),
-                "launching the gather kernel");
+    check_launch(device::launch_copy(device_, table_.device() + first,
+                                     static_cast<std::uint32_t>(items.size()), items.back().end,
+                                     {nullptr, slot}, stream.get()),
+                 stream, "launching the gather kernel");
   }
   void launch_cub(std::size_t first, std::span<const CopyItem> items, std::byte* slot,
                   Stream stream) {
     if (items.empty()) return;
     void* const room = scratch();
-    cuda::check(
+    check_launch(
         device::launch_copy_cub(table_.device() + first, static_cast<std::uint32_t>(items.size()),
                                 {nullptr, slot}, room, scratch_bytes_, stream.get()),
-        "launching cub::DeviceMemcpy::Batched");
+        stream, "launching cub::DeviceMemcpy::Batched");
   }
 
   /// Where the table of a bucket in `slot` begins. A bucket has two slots at most; their tables are

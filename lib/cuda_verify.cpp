@@ -7,10 +7,9 @@
 namespace tenon {
 
 // Off the hot path: tables are made anew, and the stream is waited for.
-std::vector<std::uint64_t> cuda_checksums(const Lease& lease) {
+std::vector<std::uint64_t> cuda_checksums(const Lease& lease, int device) {
   namespace cuda = detail::cuda;
-  int device = 0;
-  cuda::check(cudaGetDevice(&device), "cudaGetDevice");
+  const cuda::DeviceScope scope(device);
   const std::size_t count = lease.size();
   device::Mirrored<device::ChecksumItem> items(device, count);
   device::Mirrored<std::uint64_t> sums(device, count);

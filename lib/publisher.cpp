@@ -68,9 +68,7 @@ const Layout& Publisher::layout() const noexcept { return impl_->layout(); }
 Mode Publisher::mode() const noexcept { return impl_->mode(); }
 std::uint64_t Publisher::slot_bytes() const noexcept { return impl_->slot_bytes(); }
 const std::vector<std::string>& Publisher::notes() const noexcept { return impl_->notes(); }
-void Publisher::close() {
-  if (impl_->is_owner()) impl_->close();
-}
+bool Publisher::close() { return !impl_->is_owner() || impl_->close(); }
 
 Publisher::Update::Update(std::shared_ptr<Impl> impl) noexcept : impl_(std::move(impl)) {}
 Publisher::Update::Update(Update&&) noexcept = default;

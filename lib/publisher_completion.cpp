@@ -97,15 +97,17 @@ bool Publisher::Impl::settle() noexcept {
   }
 }
 
-void Publisher::Impl::close(format::ClosedReason reason) noexcept {
-  if (closed_ || !log_) return;
+// True unless somebody may still be using GPU memory.
+bool Publisher::Impl::close(format::ClosedReason reason) noexcept {
+  if (closed_ || !log_) return !in_use_;
   abort();
-  if (closed_) return;  // the abort found the device broken
+  if (closed_) return !in_use_;  // the abort found the device broken
   closed_ = true;
   const detail::Deadline deadline(kClose);
   slots_->withdraw();   // host memory: the names go now, the pages with the last mapping
   log_->close(reason);  // the header's name last: until then a cleaner can find the slots
   if (!slots_->outlived_by_readers()) free_slots(deadline);
+  return !in_use_;
 }
 
 // Device memory goes when nobody can be using it: not our own copies, not a subscriber. Freeing
@@ -124,7 +126,8 @@ void Publisher::Impl::free_slots(const detail::Deadline& deadline) noexcept {
   } catch (const std::exception& e) {
     who = e.what();
   }
-  if (!who.empty()) {
+  in_use_ = !who.empty();
+  if (in_use_) {
     detail::report("closing '" + name_ + "': " + std::to_string(slot_bytes_ >> 20U) +
                    " MiB of GPU memory stay allocated until this process ends, because of " + who);
     slots_->keep_for_ever();

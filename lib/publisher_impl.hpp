@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -39,7 +40,7 @@ class Publisher::Impl {
   void abort() noexcept;
   std::byte* storage(std::string_view parameter);
   std::uint64_t wait_current(const detail::Deadline& deadline);
-  void close(format::ClosedReason reason = format::ClosedReason::by_publisher) noexcept;
+  bool close(format::ClosedReason reason = format::ClosedReason::by_publisher) noexcept;
   /// Runs `action`. When it fails because the CUDA context of this process is broken, the
   /// publication is closed, and readers are told why.
   template <class Action>
@@ -129,7 +130,8 @@ class Publisher::Impl {
   bool checksums_;
   std::uint64_t slot_bytes_ = 0;
   std::uint64_t enqueued_ = 0;  ///< completions enqueued, in all
-  bool closed_ = false;
+  std::atomic<bool> closed_{false};
+  bool in_use_ = false;  ///< GPU memory, when it was closed
 };
 
 }  // namespace tenon

@@ -8,11 +8,12 @@
 namespace tenon {
 namespace {
 
-std::vector<std::uint64_t> checksums(const Lease& lease, MemoryKind memory) {
+std::vector<std::uint64_t> checksums(const Lease& lease, MemoryKind memory, int device) {
   if (memory == MemoryKind::cuda) {
 #if TENON_WITH_CUDA
-    return cuda_checksums(lease);
+    return cuda_checksums(lease, device);
 #else
+    (void)device;
     throw Error(Errc::NoMemoryKind, kNoCuda);
 #endif
   }
@@ -32,7 +33,7 @@ std::vector<std::string> Lease::verify() const {
                 "this publication has no checksums to verify by (PublisherOptions::checksums, "
                 "'tenon serve --checksums')");
   }
-  const std::vector<std::uint64_t> sums = checksums(*this, facts.memory);
+  const std::vector<std::uint64_t> sums = checksums(*this, facts.memory, attachment_->device());
   std::vector<std::string> wrong;
   for (std::size_t i = 0; i < size(); ++i) {
     const std::size_t original = layout().tied_to(i).value_or(i);

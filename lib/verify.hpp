@@ -7,7 +7,8 @@
 
 namespace tenon {
 
-/// By parameter; of tied ones nothing that means anything. Only in builds with CUDA.
-[[nodiscard]] std::vector<std::uint64_t> cuda_checksums(const Lease& lease);
+/// By parameter; of tied ones nothing that means anything. `device`: the ordinal under which the
+/// slots are open. Only in builds with CUDA.
+[[nodiscard]] std::vector<std::uint64_t> cuda_checksums(const Lease& lease, int device);
 
 }  // namespace tenon

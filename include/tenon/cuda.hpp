@@ -55,24 +55,72 @@ inline void check(cudaError_t error, const char* doing) {
   if (forgotten(error) != cudaSuccess) throw CudaError(error, doing);
 }
 
-/// Makes a device current and restores the one before.
+/// A function of the driver, which nothing links.
+template <class Function>
+[[nodiscard]] Function driver_function(const std::string& name, unsigned version) {
+  const std::string doing = "looking up " + name;
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found{};
+  check(
+      cudaGetDriverEntryPointByVersion(name.c_str(), &function, version, cudaEnableDefault, &found),
+      doing.c_str());
+  if (found != cudaDriverEntryPointSuccess || function == nullptr)
+    throw CudaError(cudaErrorSymbolNotFound, doing);
+  return reinterpret_cast<Function>(function);
+}
+
+/// The driver's contexts, through which the runtime's current device can be covered and uncovered.
+/// Wrong: going back with cudaSetDevice(). Since CUDA 12 it makes a context (some 500 MiB) on the
+/// device it is given, and a thread that never chose one is on device 0.
+class Contexts {
+ public:
+  /// Makes the primary context of `device` current, on top of what is.
+  void push(int device) {
+    const std::lock_guard lock(mutex_);
+    if (push_ == nullptr) look_up();
+    CUcontext& context = contexts_[device];  // never given back: Tenon's streams keep it in use
+    if (context == nullptr)
+      check(static_cast<cudaError_t>(retain_(&context, device)), "cuDevicePrimaryCtxRetain");
+    check(static_cast<cudaError_t>(push_(context)), "cuCtxPushCurrent");
+  }
+  /// Uncovers what was current before this thread's last push().
+  void pop() noexcept {
+    CUcontext popped = nullptr;
+    (void)pop_(&popped);
+  }
+
+ private:
+  void look_up() {
+    retain_ = driver_function<PFN_cuDevicePrimaryCtxRetain_v7000>("cuDevicePrimaryCtxRetain", 7000);
+    pop_ = driver_function<PFN_cuCtxPopCurrent_v4000>("cuCtxPopCurrent", 4000);
+    push_ = driver_function<PFN_cuCtxPushCurrent_v4000>("cuCtxPushCurrent", 4000);
+  }
+
+  std::mutex mutex_;
+  PFN_cuDevicePrimaryCtxRetain_v7000 retain_ = nullptr;
+  PFN_cuCtxPushCurrent_v4000 push_ = nullptr;  ///< looked up last: null until all are known
+  PFN_cuCtxPopCurrent_v4000 pop_ = nullptr;
+  std::map<int, CUcontext> contexts_;
+};
+
+/// Makes a device current and goes back to the one before.
 class DeviceScope {
  public:
   explicit DeviceScope(int device) {
-    check(cudaGetDevice(&before_), "cudaGetDevice");
-    if (before_ == device) return;
-    check(cudaSetDevice(device), "cudaSetDevice");
-    changed_ = true;
+    int before = 0;
+    check(cudaGetDevice(&before), "cudaGetDevice");
+    if (before == device) return;
+    per_process<Contexts>().push(device);
+    pushed_ = true;
   }
   ~DeviceScope() {
-    if (changed_) (void)forgotten(cudaSetDevice(before_));
+    if (pushed_) per_process<Contexts>().pop();
   }
   DeviceScope(const DeviceScope&) = delete;
   DeviceScope& operator=(const DeviceScope&) = delete;
 
  private:
-  int before_ = 0;
-  bool changed_ = false;
+  bool pushed_ = false;
 };
 
 using Uuid = std::array<std::uint8_t, 16>;
@@ -149,10 +197,11 @@ class Devices {
     return stream;
   }
 
+  /// The name of the error after which work on some device does not run; null while all is well.
   [[nodiscard]] const char* broken() {
     const std::lock_guard lock(mutex_);
     for (const auto& [device, stream] : streams_) {
-      const cudaError_t error = forgotten(cudaStreamQuery(stream));
+      const cudaError_t error = query(device, stream);
       const bool is_capture = error >= cudaErrorStreamCaptureUnsupported &&
                               error <= cudaErrorStreamCaptureWrongThread;  // tells nothing
       if (error != cudaSuccess && error != cudaErrorNotReady && !is_capture)
@@ -162,6 +211,15 @@ class Devices {
   }
 
  private:
+  static cudaError_t query(int device, cudaStream_t stream) {
+    try {
+      const DeviceScope scope(device);
+      return forgotten(cudaStreamQuery(stream));
+    } catch (const CudaError& e) {  // a broken context answers nothing
+      return e.error();
+    }
+  }
+
   std::mutex mutex_;
   std::map<Uuid, int> ordinals_;
   std::map<int, cudaStream_t> streams_;
@@ -203,20 +261,6 @@ inline void wait_for(cudaStream_t stream, Duration timeout, const std::string& d
   }
 }
 
-/// A function of the driver, which nothing links.
-template <class Function>
-[[nodiscard]] Function driver_function(const std::string& name, unsigned version) {
-  const std::string doing = "looking up " + name;
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult found{};
-  check(
-      cudaGetDriverEntryPointByVersion(name.c_str(), &function, version, cudaEnableDefault, &found),
-      doing.c_str());
-  if (found != cudaDriverEntryPointSuccess || function == nullptr)
-    throw CudaError(cudaErrorSymbolNotFound, doing);
-  return reinterpret_cast<Function>(function);
-}
-
 struct Allocation {
   const std::byte* base;
   std::uint64_t bytes;
@@ -231,8 +275,8 @@ struct Allocation {
   return {reinterpret_cast<const std::byte*>(base), bytes};
 }
 
-/// Where the publication's memory is opened: under the device that is current, so that no context
-/// is made on another one (500 MiB each). Throws Error(NoDevice), Error(NotShareable).
+/// The device under which a publication's memory is opened: the one that is current, so that no
+/// context is made on another one (500 MiB each). Throws Error(NoDevice), Error(NotShareable).
 [[nodiscard]] inline int device_for(const Facts& facts) {
   const int theirs = per_process<Devices>().find(facts.device_uuid);
   int mine = 0;
@@ -309,8 +353,9 @@ struct CloseHandle {
   }
 };
 
-[[nodiscard]] inline SlotPointer open_slot(const Facts& facts, const format::Slot& slot) {
-  const int device = device_for(facts);
+[[nodiscard]] inline SlotPointer open_slot(const Facts& facts, const format::Slot& slot,
+                                           int device) {
+  const DeviceScope scope(device);
   check_compute_mode(device);
   (void)per_process<Devices>().stream(device);  // from here on a broken context is noticed
   cudaIpcMemHandle_t handle;
@@ -337,9 +382,10 @@ struct CloseHandle {
   return attributes.type == cudaMemoryTypeUnregistered;
 }
 
-inline void copy(CopyBatch& batch, const std::byte* bucket, Stream stream) {
+inline void copy(CopyBatch& batch, const std::byte* bucket, Stream stream, int device) {
   const std::size_t count = batch.to.size();
   if (count == 0) return;
+  const DeviceScope scope(device);
   if (batch.from.empty()) {  // for the first time
     for (const void* to : batch.to) batch.one_by_one |= is_pageable(to);
     batch.from.resize(count);
@@ -361,7 +407,15 @@ inline void copy(CopyBatch& batch, const std::byte* bucket, Stream stream) {
         "copying out of a slot");
 }
 
-inline void check_not_capturing(Stream stream) {
+/// The device of a stream; a default stream is that of the thread's current device.
+[[nodiscard]] inline int device_of(Stream stream) {
+  int device = 0;
+  check(cudaStreamGetDevice(stream.get(), &device), "cudaStreamGetDevice");
+  return device;
+}
+
+inline void check_not_capturing(Stream stream, int device) {
+  const DeviceScope scope(device);
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   const cudaError_t error = forgotten(cudaStreamIsCapturing(stream.get(), &status));
   if (error != cudaErrorStreamCaptureImplicit) check(error, "cudaStreamIsCapturing");
@@ -370,19 +424,30 @@ inline void check_not_capturing(Stream stream) {
               "the stream is being captured: a graph would replay this hand-over; do it outside");
 }
 
-inline void after(Stream stream, void (*function)(void*), void* argument) {
-  int device = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  (void)per_process<Devices>().stream(device);
+/// For work on slots that are open under `device`. Throws Error(Capturing), and InvalidArgument for
+/// a stream of another device.
+inline void check_stream(Stream stream, int device) {
+  const int its = device_of(stream);
+  if (its == device) return check_not_capturing(stream, device);
+  throw Error(Errc::InvalidArgument,
+              "the stream is of device " + std::to_string(its) +
+                  " and the publication's memory is in use here under device " +
+                  std::to_string(device) + ": pass a stream of that device (a default stream is " +
+                  "one of the device that cudaSetDevice chose for this thread)");
+}
+
+inline void after(Stream stream, int device, void (*function)(void*), void* argument) {
+  (void)per_process<Devices>().stream(device);  // from here on a broken context is noticed
+  const DeviceScope scope(device);
   check(cudaLaunchHostFunc(stream.get(), function, argument), "cudaLaunchHostFunc");
 }
 
 inline const char* broken() { return per_process<Devices>().broken(); }
 
 inline constexpr MemoryOps kMemoryOps{
-    open_slot, copy,
-    [](const Facts& facts) { return Stream(per_process<Devices>().stream(device_for(facts))); }};
-inline constexpr StreamOps kStreamOps{check_not_capturing, after, broken};
+    device_for, open_slot, copy,
+    [](int device) { return Stream(per_process<Devices>().stream(device)); }, check_stream};
+inline constexpr StreamOps kStreamOps{device_of, check_not_capturing, after, broken};
 
 inline const bool registered = [] {
   memory_ops[static_cast<std::size_t>(MemoryKind::cuda)].store(&kMemoryOps);

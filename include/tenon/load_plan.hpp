@@ -63,6 +63,15 @@ struct LoadTarget {
 
 namespace detail {
 
+/// Where slots are, for this process.
+struct SlotsAt {
+  MemoryKind memory = MemoryKind::host;
+  int device = 0;  ///< ordinal here of the GPU under which they are open
+  [[nodiscard]] bool operator!=(const SlotsAt& other) const noexcept {
+    return memory != other.memory || device != other.device;
+  }
+};
+
 /// Copies buckets to the targets of a plan: slices, several parts, casts. In tenon::tenon.
 class BulkCopy {
  public:
@@ -72,7 +81,7 @@ class BulkCopy {
 };
 [[nodiscard]] std::shared_ptr<BulkCopy> make_bulk_copy(const Layout& layout,
                                                        const std::vector<LoadTarget>& targets,
-                                                       MemoryKind memory);
+                                                       SlotsAt slots);
 /// Throws Error(InvalidArgument) when the parts do not fit together as asked.
 void check_target(const Layout& layout, const LoadTarget& target);
 
@@ -167,15 +176,16 @@ class LoadPlan {
   }
 
   /// Versions and `written_in` only compare within one publication instance.
-  void bind(const std::array<std::uint8_t, 16>& instance, const Layout& layout, MemoryKind memory) {
+  void bind(const std::array<std::uint8_t, 16>& instance, const Layout& layout,
+            detail::SlotsAt slots) {
     if (layout.hash() != layout_.hash()) {
       throw Error(Errc::InvalidArgument,
                   "this load plan was made for another layout; make one from subscriber.layout()");
     }
-    if (make_bulk_ != nullptr && (!bulk_ || memory != memory_))
-      bulk_ = make_bulk_(layout_, targets_, memory);
+    if (make_bulk_ != nullptr && (!bulk_ || slots != slots_))
+      bulk_ = make_bulk_(layout_, targets_, slots);
     if (make_bulk_ == nullptr && batches_.empty()) make_batches();
-    memory_ = memory;
+    slots_ = slots;
     if (instance == instance_) return;
     instance_ = instance;
     forget();
@@ -206,7 +216,7 @@ class LoadPlan {
       if (bulk_) {
         bulk_->copy(b, from, stream);
       } else {
-        detail::ops_for(memory_).copy(batches_[b], from, stream);
+        detail::ops_for(slots_.memory).copy(batches_[b], from, stream, slots_.device);
       }
       written_in_[b] = written_in;
     }
@@ -217,12 +227,15 @@ class LoadPlan {
     state_ = LoadState::loaded;
   }
   /// The version did not arrive whole: if any of it did, the destination is a mix. `unfinished`:
-  /// copies may not have been made, so nothing is known of any destination.
+  /// copies may not have been made, so nothing is known of any destination, and what they read
+  /// stays.
   void interrupt(bool unfinished) noexcept {
     if (state_ != LoadState::loading) return;
     state_ = LoadState::torn;
     forget();
-    if (unfinished) arrived_.assign(arrived_.size(), 0);
+    if (!unfinished) return;
+    arrived_.assign(arrived_.size(), 0);
+    if (bulk_) detail::keep_for_ever(std::move(bulk_));
   }
 
   Layout layout_;
@@ -230,7 +243,7 @@ class LoadPlan {
   decltype(&detail::make_bulk_copy) make_bulk_ = nullptr;  ///< set when contiguous copies won't do
   std::shared_ptr<detail::BulkCopy> bulk_;
   std::vector<detail::CopyBatch> batches_;  ///< per bucket, when there is no bulk_
-  MemoryKind memory_ = MemoryKind::host;
+  detail::SlotsAt slots_;
   std::vector<std::uint64_t>
       written_in_;  ///< per bucket: what these destinations hold; 0 nothing known
   std::vector<std::uint64_t> arrived_;  ///< per bucket: the version its parts are of; 0 unknown

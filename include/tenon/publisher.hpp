@@ -113,8 +113,8 @@ class Publisher {
                                         const PublisherOptions& options = {});
 
   /// The trainer's own allocations are the slots (tenon/unpacked.hpp), in place. They may be
-  /// written only between Update::open() and commit(), and freed only after close(), unless that
-  /// reported a subscriber which still has them.
+  /// written only between Update::open() and commit(), and freed only after a close() that returned
+  /// true.
   [[nodiscard]] static Publisher create(std::string_view name, const UnpackedPlan& plan,
                                         const PublisherOptions& options = {});
 
@@ -153,8 +153,9 @@ class Publisher {
   [[nodiscard]] const std::vector<std::string>& notes() const noexcept;
 
   /// Ends the publication: the name goes, waiting subscribers get Closed. Done by the destructor
-  /// too.
-  void close();
+  /// too. False when somebody may still be using its GPU memory after 2 s, which is also reported:
+  /// slots then stay allocated, and the trainer's own allocations (unpacked) must stay.
+  bool close();
 
  private:
   class Impl;

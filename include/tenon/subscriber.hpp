@@ -77,11 +77,11 @@ class Subscriber {
   /// streaming: there the place stays joined between loads and stalls the publisher unless it loads
   /// again soon (or pauses). On an error plan.state() tells whether the destination is still whole.
   /// GPU memory is copied in the order of `stream` (default: one of Tenon's own, which waits for no
-  /// other).
+  /// other), which is one of the device that was current when this process first attached.
   std::uint64_t load(LoadPlan& plan, Stream stream, Duration timeout,
                      AfterLoad after = AfterLoad::stay);
   std::uint64_t load(LoadPlan& plan, Duration timeout, AfterLoad after = AfterLoad::stay) {
-    return load(plan, detail::ops_for(memory()).own_stream(facts()), timeout, after);
+    return load(plan, detail::ops_for(memory()).own_stream(attachment_->device()), timeout, after);
   }
   /// Streaming: stop gating the publisher until the next load(), which joins anew.
   void pause();
@@ -111,6 +111,7 @@ class Subscriber {
                              AfterLoad after);
   void wait_for_copies(const detail::Deadline& deadline);
   bool interrupt(LoadPlan& plan, Stream stream) noexcept;
+  void release_behind_copies(Lease lease, Stream stream) noexcept;
   void move_to(std::uint64_t record) noexcept;
   void leave() noexcept;
 
@@ -218,8 +219,8 @@ inline std::uint64_t Subscriber::load(LoadPlan& plan, Stream stream, Duration ti
   const detail::Deadline deadline(timeout);
   wait_for_copies(deadline);                    // of an earlier load that was given up
   if (std::exchange(overdue_, false)) leave();  // joins anew: a pin left is not taken up again
-  if (memory() != MemoryKind::host) detail::require_stream_ops().check_not_capturing(stream);
-  plan.bind(facts().instance, layout(), memory());
+  detail::ops_for(memory()).check_stream(stream, attachment_->device());
+  plan.bind(facts().instance, layout(), {memory(), attachment_->device()});
   return mode() == Mode::streaming ? load_streaming(plan, stream, deadline, after)
                                    : load_kept(plan, stream, deadline);
 }
@@ -242,6 +243,17 @@ inline bool Subscriber::interrupt(LoadPlan& plan, Stream stream) noexcept {
   return finished;
 }
 
+inline void Subscriber::release_behind_copies(Lease lease, Stream stream) noexcept {
+  try {
+    lease.release(stream);
+  } catch (const Error& e) {
+    if (attachment_->is_lost()) return;  // no copy is made any more
+    // Better held for ever than rewritten under a copy.
+    detail::report(std::string("a version stays held until this process ends: ") + e.what());
+    detail::keep_for_ever(std::make_shared<Lease>(std::move(lease)));
+  }
+}
+
 inline std::uint64_t Subscriber::load_kept(LoadPlan& plan, Stream stream,
                                            const detail::Deadline& deadline) {
   Lease lease = wait(newer_than(plan.version()), deadline.left());
@@ -251,7 +263,7 @@ inline std::uint64_t Subscriber::load_kept(LoadPlan& plan, Stream stream,
     attachment_->finish_behind(stream);
     wait_for_copies(deadline);
   } catch (...) {
-    if (!interrupt(plan, stream)) lease.release(stream);  // behind what still reads
+    if (!interrupt(plan, stream)) release_behind_copies(std::move(lease), stream);
     throw;
   }
   plan.complete(lease.version());

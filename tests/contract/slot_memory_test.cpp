@@ -99,7 +99,7 @@ class SlotMemory : public ::testing::TestWithParam<Kind> {
 #if TENON_TEST_CUDA
     if (facts.memory == MemoryKind::cuda) facts.device_uuid = detail::cuda::uuid_of(0);
 #endif
-    return detail::per_process<detail::SlotTable>().open(facts, slot);
+    return detail::per_process<detail::SlotTable>().open(facts, slot).memory;
   }
   /// How many of the bytes at the ends of every 4 KiB are not `value`.
   [[nodiscard]] std::uint64_t wrong(const std::byte* slot, int value, std::uint64_t bytes) const {
@@ -163,7 +163,7 @@ TEST_P(SlotMemory, ASubscriberOfTheSameProcessGetsThePublishersPointer) {
   allocate({kSlot, kSlot});
   for (std::size_t i = 0; i < 2; ++i)
     detail::per_process<detail::SlotTable>().add(instance_.facts.instance, memory_->describe(i),
-                                                 memory_->pointer(i));
+                                                 {memory_->pointer(i), memory_->device()});
   EXPECT_EQ(open(memory_->describe(1)).get(), memory_->data(1));
 }
 
@@ -354,7 +354,7 @@ TEST(MemoryKinds, HostMemoryIsCopiedAsItIs) {
   const std::vector<std::byte> from(1000, std::byte{3});
   std::vector<std::byte> to(1000);
   detail::CopyBatch batch{{to.data(), to.data() + 500}, {0, 500}, {500, 500}, {}};
-  detail::ops_for(MemoryKind::host).copy(batch, from.data(), nullptr);
+  detail::ops_for(MemoryKind::host).copy(batch, from.data(), nullptr, 0);
   EXPECT_EQ(to, from);
 }
 

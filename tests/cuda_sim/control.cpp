@@ -70,6 +70,11 @@ std::uint64_t bytes_copied() {
   return here != nullptr ? here->bytes_copied.load() : 0;
 }
 
+bool has_context(int ordinal) {
+  Process* here = process_if_any();
+  return here != nullptr && here->has_context(ordinal);
+}
+
 void reset_calls() {
   journal().reset();
   if (Process* here = process_if_any()) {

@@ -105,6 +105,8 @@ struct LoggedCall {
 [[nodiscard]] std::uint64_t legacy_stream_uses();
 /// Bytes that copies have moved, counted when they run.
 [[nodiscard]] std::uint64_t bytes_copied();
+/// Whether this process has made a context on an ordinal, which takes memory there.
+[[nodiscard]] bool has_context(int ordinal);
 /// Sets the counts above to 0 and empties the log.
 void reset_calls();
 

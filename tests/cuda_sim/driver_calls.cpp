@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <string_view>
+#include <tuple>
 
 #include "call.hpp"
 
@@ -59,10 +60,55 @@ CUresult device_uuid_of(CUuuid* uuid, CUdevice device) {
   return static_cast<CUresult>(rc);
 }
 
+CUcontext context_of(int ordinal) {
+  return reinterpret_cast<CUcontext>(std::intptr_t{16} + ordinal);
+}
+int ordinal_of(CUcontext context) {
+  return static_cast<int>(reinterpret_cast<std::intptr_t>(context) - 16);
+}
+
+CUresult retain_primary_context(CUcontext* context, CUdevice device) {
+  const cudaError_t rc = perform("cuDevicePrimaryCtxRetain", Needs::driver, [&](Process& here) {
+    if (context == nullptr) return cudaErrorInvalidValue;
+    if (!here.is_ordinal(device)) return cudaErrorInvalidDevice;
+    if (!here.make_context(device)) return cudaErrorDevicesUnavailable;
+    *context = context_of(device);
+    return cudaSuccess;
+  });
+  return static_cast<CUresult>(rc);
+}
+
+CUresult push_context(CUcontext context) {
+  const cudaError_t rc = perform("cuCtxPushCurrent", Needs::driver, [&](Process& here) {
+    if (!here.is_ordinal(ordinal_of(context))) return cudaErrorDeviceUninitialized;
+    ThreadState& thread = this_thread();
+    thread.covered.emplace_back(thread.device, thread.has_context);
+    thread.device = ordinal_of(context);
+    thread.has_context = true;
+    return cudaSuccess;
+  });
+  return static_cast<CUresult>(rc);
+}
+
+CUresult pop_context(CUcontext* context) {
+  const cudaError_t rc = perform("cuCtxPopCurrent", Needs::driver, [&](Process&) {
+    ThreadState& thread = this_thread();
+    if (thread.covered.empty()) return cudaErrorDeviceUninitialized;
+    if (context != nullptr) *context = context_of(thread.device);
+    std::tie(thread.device, thread.has_context) = thread.covered.back();
+    thread.covered.pop_back();
+    return cudaSuccess;
+  });
+  return static_cast<CUresult>(rc);
+}
+
 void* driver_function(std::string_view name) {
   if (name == "cuMemGetAddressRange") return reinterpret_cast<void*>(&address_range);
   if (name == "cuPointerGetAttribute") return reinterpret_cast<void*>(&pointer_attribute);
   if (name == "cuDeviceGetUuid") return reinterpret_cast<void*>(&device_uuid_of);
+  if (name == "cuDevicePrimaryCtxRetain") return reinterpret_cast<void*>(&retain_primary_context);
+  if (name == "cuCtxPushCurrent") return reinterpret_cast<void*>(&push_context);
+  if (name == "cuCtxPopCurrent") return reinterpret_cast<void*>(&pop_context);
   return nullptr;
 }
 

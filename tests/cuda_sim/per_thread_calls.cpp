@@ -21,6 +21,7 @@ decltype(cudaStreamSynchronize) cudaStreamSynchronize_ptsz;
 decltype(cudaStreamQuery) cudaStreamQuery_ptsz;
 decltype(cudaStreamWaitEvent) cudaStreamWaitEvent_ptsz;
 decltype(cudaStreamIsCapturing) cudaStreamIsCapturing_ptsz;
+decltype(cudaStreamGetDevice) cudaStreamGetDevice_ptsz;
 decltype(cudaStreamBeginCapture) cudaStreamBeginCapture_ptsz;
 decltype(cudaStreamEndCapture) cudaStreamEndCapture_ptsz;
 decltype(cudaLaunchHostFunc) cudaLaunchHostFunc_ptsz;
@@ -60,6 +61,10 @@ cudaError_t cudaStreamQuery_ptsz(cudaStream_t stream) {
 
 cudaError_t cudaStreamWaitEvent_ptsz(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
   return cudaStreamWaitEvent(per_thread(stream), event, flags);
+}
+
+cudaError_t cudaStreamGetDevice_ptsz(cudaStream_t stream, int* device) {
+  return cudaStreamGetDevice(per_thread(stream), device);
 }
 
 cudaError_t cudaStreamIsCapturing_ptsz(cudaStream_t stream, cudaStreamCaptureStatus* status) {

@@ -61,6 +61,11 @@ bool Process::make_context(int ordinal) {
   return true;
 }
 
+bool Process::has_context(int ordinal) {
+  const std::lock_guard lock(mutex_);
+  return contexts_.count(ordinal) != 0;
+}
+
 bool Process::enable_peer(int ordinal, int peer) {
   const std::lock_guard lock(mutex_);
   return peers_.insert({ordinal, peer}).second;

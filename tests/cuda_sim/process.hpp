@@ -8,6 +8,7 @@
 #include <mutex>
 #include <set>
 #include <utility>
+#include <vector>
 
 #include "config.hpp"
 #include "event.hpp"
@@ -37,6 +38,7 @@ class Process {
 
   /// Makes a context on an ordinal unless there is one; false when the compute mode forbids it.
   [[nodiscard]] bool make_context(int ordinal);
+  [[nodiscard]] bool has_context(int ordinal);
   /// False when it was enabled before.
   [[nodiscard]] bool enable_peer(int ordinal, int peer);
   [[nodiscard]] int device_of(int ordinal) const {
@@ -71,7 +73,8 @@ struct ThreadState {
   std::uint64_t process = 0;  // the number of the one it belongs to
   cudaError_t last_error = cudaSuccess;
   int device = 0;
-  bool has_context = false;  // a driver call finds a current context
+  bool has_context = false;                   // a driver call finds a current context
+  std::vector<std::pair<int, bool>> covered;  // device and has_context below cuCtxPushCurrent
 };
 /// Of this thread in the current process.
 [[nodiscard]] ThreadState& this_thread();

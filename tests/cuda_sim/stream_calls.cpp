@@ -107,6 +107,16 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus* 
   });
 }
 
+cudaError_t cudaStreamGetDevice(cudaStream_t handle, int* device) {
+  return enter("cudaStreamGetDevice", Needs::driver, [&](Process& here) {
+    if (device == nullptr) return cudaErrorInvalidValue;
+    const auto stream = stream_of(here, handle);
+    if (stream == nullptr) return cudaErrorInvalidResourceHandle;
+    *device = stream->options().device;
+    return cudaSuccess;
+  });
+}
+
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   return enter("cudaGraphDestroy", Needs::context,
                [&](Process&) { return graph == nullptr ? cudaErrorInvalidValue : cudaSuccess; });

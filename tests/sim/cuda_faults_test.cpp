@@ -469,6 +469,74 @@ TEST_F(Faults, SubscriberWhoseContextBreaksStopsGating) {
   }
 }
 
+// What is read from host memory is good whatever the GPU does: only what a host function was to end
+// ends, and the rest goes on.
+TEST_F(Faults, HostMemoryOutlivesABrokenContext) {
+  Model model(MemoryKind::host);
+  Publisher pub = Publisher::create(name_, model.layout, {.mode = Mode::double_buffered});
+  model.publish(pub, 1);
+  auto sub = Subscriber::attach(name_);
+  cudaStream_t stream = make_stream();
+  {
+    Held held(stream);
+    sub.wait(newest(), kPatience).release(Stream(stream));
+    EXPECT_EQ(pub.subscribers().at(0).holds, 1U);
+    sim::break_context();
+  }
+  model.publish(pub, 2);
+  const Lease kept = sub.wait(newer_than(1), kPatience);
+  EXPECT_EQ(pub.subscribers().at(0).holds, 2U) << "of version 1 nothing is held any more";
+  EXPECT_EQ(model.wrong(kept, 2), 0U);
+  Lease refused = sub.wait(newest(), kPatience);
+  EXPECT_THROWS(Cuda, "cudaErrorIllegalAddress", refused.release(Stream(stream)));
+  EXPECT_TRUE(refused) << "still held, for release()";
+  refused.release();
+  EXPECT_EQ(pub.subscribers().at(0).holds, 2U) << "the first one's hold stays";
+}
+
+// Nothing can tell when those copies have been made: the version they read is never given back.
+TEST_F(Faults, ALoadWhoseEndCannotBeMarkedKeepsItsVersionHeld) {
+  for (const Mode mode : {Mode::in_place, Mode::streaming}) {
+    SCOPED_TRACE(name_of(mode));
+    Publisher pub = create(mode, {.slots = mode == Mode::streaming ? 2U : 0U});
+    Child engine([&] {
+      auto sub = Subscriber::attach(name_);
+      cudaStream_t stream = make_stream();
+      Destination into(model_);
+      sub.join();
+      ready_.poke();
+      EXPECT_TRUE(
+          eventually([&] { return sub.current_version() == 1 || mode == Mode::streaming; }));
+      Held held(stream);
+      sim::fail_call("cudaLaunchHostFunc", sim::kEveryCall, cudaErrorMemoryAllocation);
+      EXPECT_THROWS(Cuda, "cudaErrorMemoryAllocation",
+                    (void)sub.load(into.plan, Stream(stream), kPatience));
+      sim::clear_failures();
+      EXPECT_EQ(into.plan.state(), LoadState::torn);
+      EXPECT_NE(segment_of(name_).place(sub.place()).cursor.load(), format::kIdle);
+      if (mode == Mode::streaming) {
+        EXPECT_THROWS(DeadlinePassed, "were not made in time",
+                      (void)sub.load(into.plan, Stream(stream), kPatience));
+      }
+      ready_.poke();
+      return go_.wait() ? 0 : 2;
+    });
+    ASSERT_TRUE(ready_.wait());
+    if (mode == Mode::streaming) {
+      EXPECT_THROWS(DeadlinePassed, "pid " + std::to_string(engine.pid()),
+                    (void)model_.publish(pub, 1, {.deadline = 2s}));
+      ASSERT_TRUE(ready_.wait());
+    } else {
+      model_.publish(pub, 1);
+      ASSERT_TRUE(ready_.wait());
+      EXPECT_THROWS(DeadlinePassed, "holds version 1",
+                    (void)model_.publish(pub, 2, {.deadline = 200ms}));
+    }
+    go_.poke();
+    EXPECT_EQ(engine.wait(), 0);
+  }
+}
+
 TEST_F(Faults, StreamingSubscriberWhoseContextBreaksStopsGating) {
   Publisher pub = create(Mode::streaming, {.slots = 2});
   Child engine([&] {
@@ -591,7 +659,7 @@ TEST_F(Faults, ClosingWaitsForAReaderThatDetachesInTime) {
   publish(*pub, sources, {.deadline = kPatience, .require = 1});
   EXPECT_TRUE(eventually([&] { return pub->subscribers().at(0).holds == 1; }));
   ::testing::internal::CaptureStderr();
-  pub->close();
+  EXPECT_TRUE(pub->close());
   EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
   EXPECT_EQ(engine.wait(), 0);
   EXPECT_EQ(sim::live_allocations(), before - buckets()) << "freed";
@@ -613,6 +681,8 @@ TEST_F(Faults, ClosingKeepsTheMemoryOfAReaderThatStays) {
   publish(*pub, sources, {.deadline = kPatience, .require = 1});
   ASSERT_TRUE(ready_.wait());
   ::testing::internal::CaptureStderr();
+  EXPECT_FALSE(pub->close());
+  EXPECT_FALSE(pub->close()) << "nor asked again";
   pub.reset();
   const std::string said = ::testing::internal::GetCapturedStderr();
   EXPECT_NE(said.find("MiB of GPU memory stay allocated until this process ends, because of pid " +

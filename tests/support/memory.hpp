@@ -38,9 +38,13 @@ inline cudaStream_t own_stream() { return detail::per_process<detail::cuda::Devi
 struct Node : sim::FreshNode {
   Node() {
     // A real process never sees other devices than those it began with.
-    auto& devices = detail::per_process<detail::cuda::Devices>();
-    std::destroy_at(&devices);
-    std::construct_at(&devices);
+    make_anew(detail::per_process<detail::cuda::Devices>());
+    make_anew(detail::per_process<detail::cuda::Contexts>());
+  }
+  template <class T>
+  static void make_anew(T& object) {
+    std::destroy_at(&object);
+    std::construct_at(&object);
   }
   ~Node() {
     for (const std::string& what : sim::violation_log()) ADD_FAILURE() << what;

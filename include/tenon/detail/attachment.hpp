@@ -74,8 +74,14 @@ class Attachment {
   [[nodiscard]] const Segment& segment() const noexcept { return segment_; }
   [[nodiscard]] const Layout& layout() const noexcept { return layout_; }
   [[nodiscard]] std::uint32_t place() const noexcept { return *place_; }
+  /// The ordinal here of the GPU under which the slots are open; 0 for host memory.
+  [[nodiscard]] int device() const noexcept { return device_; }
   [[nodiscard]] const Held& held(unsigned parity) const noexcept { return held_[parity]; }
   [[nodiscard]] const std::byte* slot(std::uint64_t i) const noexcept { return slots_[i].get(); }
+  /// Whether nothing here can be read any more: the CUDA context broke.
+  [[nodiscard]] bool is_lost() const noexcept {
+    return failure() != nullptr && segment_.facts().memory != MemoryKind::host;
+  }
   [[nodiscard]] bool is_closed() const noexcept {
     return segment_.header().state.load(std::memory_order_acquire) !=
            static_cast<std::uint32_t>(format::State::ready);
@@ -100,11 +106,13 @@ class Attachment {
     check_device();
   }
 
-  /// Throws when host functions of this place will never run. From then on it gates nothing.
+  /// Notices that host functions of this place will never run: it gates nothing with what they
+  /// were to end. Throws unless what it reads is in host memory, which is still good.
   void check_device() {
     if (failure() == nullptr && pending_.load(std::memory_order_acquire) > 0) fail_if_broken();
-    if (const char* error = failure())
-      throw Error(Errc::Cuda, std::string("the CUDA context of this process is broken (") + error +
+    if (is_lost())
+      throw Error(Errc::Cuda, std::string("the CUDA context of this process is broken (") +
+                                  failure() +
                                   "): what it reads is not to be trusted, start it again");
   }
 
@@ -129,11 +137,13 @@ class Attachment {
   void end(unsigned parity, std::uint32_t of_ending = 0) noexcept {
     {
       const std::lock_guard lock(mutex_);
-      held_[parity].ending -= of_ending;
-      if (--held_[parity].leases > 0) return;
+      Held& mine = held_[parity];
+      if (mine.ending < of_ending) return;  // fail() ended it
+      mine.ending -= of_ending;
+      if (--mine.leases > 0) return;
       const Held& other = held_[1 - parity];
-      if (other.leases > 0 && other.start < held_[parity].start) return;
-      set_cursor(other.leases > 0 ? other.start : format::kIdle);
+      if (other.leases > 0 && other.start < mine.start) return;
+      set_cursor(lowest_held());
     }
     wake(segment_.header().release);
   }
@@ -144,7 +154,8 @@ class Attachment {
   void end_behind(unsigned parity, const Stream* streams, std::size_t count) {
     const StreamOps& ops = require_stream_ops();
     try {
-      for (std::size_t i = 0; i < count; ++i) ops.check_not_capturing(streams[i]);
+      for (std::size_t i = 0; i < count; ++i)
+        ops.check_not_capturing(streams[i], ops.device_of(streams[i]));
     } catch (...) {
       fail_if_broken();
       throw;
@@ -156,7 +167,7 @@ class Attachment {
     }
     for (std::size_t i = 0; i < count; ++i) {
       try {
-        behind(streams[i], end_passed, &endings_[parity]);
+        behind(streams[i], ops.device_of(streams[i]), end_passed, &endings_[parity]);
       } catch (...) {
         for (; i < count; ++i) end(parity, 1);  // the caller's own is still held
         throw;
@@ -188,8 +199,10 @@ class Attachment {
   void finish_behind(Stream stream) {
     enqueue_copies_end(stream, [](void* self) { static_cast<Attachment*>(self)->copies_passed(); });
   }
-  /// Waits until all copies so marked have been made; false at the deadline.
+  /// Waits until all copies so marked have been made; false at the deadline, and when some could
+  /// not be marked.
   [[nodiscard]] bool wait_for_copies(const Deadline& deadline) {
+    if (copies_.end_unknown) return false;
     return poll_until_zero(copies_.outstanding, deadline, [this] { check_device(); });
   }
 
@@ -204,7 +217,7 @@ class Attachment {
 
   /// release: everything this process read before is done before the publisher sees the new cursor.
   void set_cursor(std::uint64_t record) noexcept {
-    segment_.place(*place_).cursor.store(failure() == nullptr ? record : format::kIdle,
+    segment_.place(*place_).cursor.store(is_lost() ? format::kIdle : record,
                                          std::memory_order_release);
   }
   void note_pinned() noexcept {
@@ -217,6 +230,13 @@ class Attachment {
  private:
   [[nodiscard]] const char* failure() const noexcept {
     return failure_.load(std::memory_order_acquire);
+  }
+  /// Under mutex_: what the cursor is to be.
+  [[nodiscard]] std::uint64_t lowest_held() const noexcept {
+    std::uint64_t lowest = format::kIdle;
+    for (const Held& held : held_)
+      if (held.leases > 0) lowest = std::min(lowest, held.start);
+    return lowest;
   }
   static constexpr int kAttempts = 8;
   static constexpr Duration kDrain = std::chrono::seconds(2);
@@ -231,6 +251,7 @@ class Attachment {
     std::uint64_t next = 0;
     std::uint64_t leave_at = 0;
     std::atomic<std::uint32_t> outstanding{0};
+    bool end_unknown = false;  ///< some were enqueued behind which nothing could be
   };
 
   // Host functions hold no ownership: the last owner closes handles, which is a CUDA call. So they
@@ -239,23 +260,32 @@ class Attachment {
   static void destroy(Attachment* a) noexcept {
     if (!a->is_owner()) return;
     const Deadline deadline(kDrain);
-    bool drained = false;
-    try {
-      drained = poll_until_zero(a->pending_, deadline, [a] { a->check_device(); });
-    } catch (const Error&) {  // a broken context: they never run
+    const bool drained = a->drain(deadline);
+    if (drained && !a->copies_.end_unknown) {
       a->detach();
-      keep_for_ever(std::shared_ptr<const void>(a, [](const void*) {}));  // should one all the same
+      delete a;
       return;
     }
-    if (!drained) {
-      keep_for_ever(std::shared_ptr<const void>(a, [](const void*) {}));
-      report("a lease of '" + a->segment_.object().name() +
-             "' was released behind work that is still running after 2 s; its place stays taken "
-             "until this process ends");
-      return;
+    keep_for_ever(std::shared_ptr<const void>(a, [](const void*) {}));
+    if (a->failure() != nullptr) {  // they never run; the object stays, should one all the same
+      a->detach();
+    } else {
+      report("'" + a->segment_.object().name() +
+             "': a lease was released, or a load given up, behind work that is still running after "
+             "2 s; its place stays taken until this process ends");
     }
-    a->detach();
-    delete a;
+  }
+
+  /// Waits until every host function has passed. False at the deadline, and when they never run.
+  bool drain(const Deadline& deadline) noexcept {
+    try {
+      return poll_until_zero(pending_, deadline, [this] {
+        fail_if_broken();
+        if (failure() != nullptr) throw Error(Errc::Cuda, failure());
+      });
+    } catch (const Error&) {
+      return false;
+    }
   }
 
   void detach() noexcept {
@@ -273,10 +303,10 @@ class Attachment {
 
   /// Calls function(argument) behind what is enqueued on `stream`; the function ends with
   /// passed().
-  void behind(Stream stream, void (*function)(void*), void* argument) {
+  void behind(Stream stream, int device, void (*function)(void*), void* argument) {
     pending_.fetch_add(1, std::memory_order_relaxed);
     try {
-      require_stream_ops().after(stream, function, argument);
+      require_stream_ops().after(stream, device, function, argument);
     } catch (...) {
       passed();
       fail_if_broken();
@@ -303,9 +333,11 @@ class Attachment {
       return;
     }
     try {
-      behind(stream, function, this);
+      behind(stream, device_, function, this);
+      copies_.end_unknown = false;  // it is behind all before it
     } catch (...) {
       copies_.outstanding.fetch_sub(1, std::memory_order_relaxed);
+      copies_.end_unknown = true;
       throw;
     }
   }
@@ -313,15 +345,18 @@ class Attachment {
   void fail_if_broken() {
     if (const char* error = require_stream_ops().broken()) fail(error);
   }
-  /// After a sticky CUDA error: what was to end leases never runs, so everything ends here.
+  /// After a sticky CUDA error: what was to end leases never runs, so they end here. GPU memory
+  /// cannot be read any more either, so there everything ends.
   void fail(const char* error) noexcept {
     {
       const std::lock_guard lock(mutex_);  // behind it nobody stores another cursor
       failure_.store(error, std::memory_order_release);
-      set_cursor(format::kIdle);
+      for (Held& held : held_) held.leases -= std::exchange(held.ending, 0);
+      if (segment_.facts().mode != Mode::streaming || is_lost()) set_cursor(lowest_held());
     }
-    segment_.place(*place_).state.store(static_cast<std::uint32_t>(format::PlaceState::failed),
-                                        std::memory_order_release);
+    if (is_lost())
+      segment_.place(*place_).state.store(static_cast<std::uint32_t>(format::PlaceState::failed),
+                                          std::memory_order_release);
     wake(segment_.header().release);
   }
 
@@ -382,21 +417,23 @@ class Attachment {
       const bool streaming = facts.mode == Mode::streaming;
       const format::Slot slot =
           segment_.slot(i, streaming ? largest : layout_.bucket_bytes(i % facts.buckets));
-      slots_.push_back(open_slot(slot));
-      if (!slots_.back()) return false;
+      SlotTable::Mapped mapped = open_slot(slot);
+      if (!mapped.memory) return false;
+      slots_.push_back(std::move(mapped.memory));
+      device_ = mapped.device;
     }
     return true;
   }
 
   /// A publisher that dies loses its device memory some instants before its lock: a handle that
   /// does not open is looked at again.
-  SlotPointer open_slot(const format::Slot& slot) const {
+  SlotTable::Mapped open_slot(const format::Slot& slot) const {
     try {
       return per_process<SlotTable>().open(segment_.facts(), slot);
     } catch (const Error& e) {
       const Deadline deadline(std::chrono::milliseconds(e.code() == Errc::Cuda ? 200 : 0));
       do {
-        if (is_closed() || segment_.publisher_dead()) return nullptr;
+        if (is_closed() || segment_.publisher_dead()) return {};
         std::this_thread::sleep_for(
             std::min<Duration>(deadline.left(), std::chrono::milliseconds(5)));
       } while (!deadline.passed());
@@ -454,7 +491,7 @@ class Attachment {
     // release: this may be the store through which the publisher learns of an earlier lease's end.
     set_cursor(c);
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    if (oldest() > c || failure() != nullptr) {
+    if (oldest() > c || is_lost()) {
       set_cursor(format::kIdle);
       wake(segment_.header().release);  // the publisher may have seen the pin and be waiting for it
       return false;
@@ -479,6 +516,7 @@ class Attachment {
   ino_t inode_;
   std::optional<std::uint32_t> place_;
   std::vector<SlotPointer> slots_;
+  int device_ = 0;
   std::mutex mutex_;  ///< guards held_ and the cursor; no device call is made while it is held
   Held held_[2];
   Ending endings_[2]{{this, 0}, {this, 1}};

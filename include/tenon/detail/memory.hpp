@@ -30,22 +30,28 @@ struct CopyBatch {
 
 /// What a memory kind can do for a subscriber.
 struct MemoryOps {
+  /// The GPU (its ordinal here) under which slots are to be opened; 0 for host memory.
+  int (*device_for)(const Facts& facts);
   /// Maps the allocation that a slot lies in, read-only where the kind allows. Empty when the
   /// publisher has removed it.
-  SlotPointer (*open)(const Facts& facts, const format::Slot& slot);
+  SlotPointer (*open)(const Facts& facts, const format::Slot& slot, int device);
   /// Copies out of a slot into the engine's own memory of the same kind. Host memory: done on
   /// return; else enqueued on `stream`.
-  void (*copy)(CopyBatch& batch, const std::byte* bucket, Stream stream);
+  void (*copy)(CopyBatch& batch, const std::byte* bucket, Stream stream, int device);
   /// A stream for loads that come without one; null for host memory, which needs none.
-  Stream (*own_stream)(const Facts& facts);
+  Stream (*own_stream)(int device);
+  /// Throws when nothing can be loaded in the order of `stream`.
+  void (*check_stream)(Stream stream, int device);
 };
 
 /// What tenon/cuda.hpp adds for work that ends in stream order, whatever the memory kind.
 struct StreamOps {
-  /// Throws Error(Capturing) when `stream` is being captured.
-  void (*check_not_capturing)(Stream stream);
+  /// The ordinal here of a stream's GPU.
+  int (*device_of)(Stream stream);
+  /// Throws Error(Capturing) when `stream`, of that device, is being captured.
+  void (*check_not_capturing)(Stream stream, int device);
   /// Calls function(argument), which must call nothing of CUDA, behind what is enqueued so far.
-  void (*after)(Stream stream, void (*function)(void*), void* argument);
+  void (*after)(Stream stream, int device, void (*function)(void*), void* argument);
   /// The error after which nothing enqueued by this process will run; null while all is well.
   const char* (*broken)();
 };
@@ -60,7 +66,8 @@ inline std::atomic<const StreamOps*> stream_ops{nullptr};
   return *ops;
 }
 
-[[nodiscard]] inline SlotPointer open_host_slots(const Facts& facts, const format::Slot& slot) {
+[[nodiscard]] inline SlotPointer open_host_slots(const Facts& facts, const format::Slot& slot,
+                                                 int) {
   std::uint8_t instance[16];
   std::memcpy(instance, facts.instance.data(), sizeof(instance));
   auto object = SharedObject::open(slot_object(facts.owner, instance, slot.allocation),
@@ -77,13 +84,13 @@ inline std::atomic<const StreamOps*> stream_ops{nullptr};
   return {std::move(owner), first};
 }
 
-inline constexpr MemoryOps kHostOps{open_host_slots,
-                                    [](CopyBatch& batch, const std::byte* bucket, Stream) {
-                                      for (std::size_t i = 0; i < batch.to.size(); ++i)
-                                        std::memcpy(batch.to[i], bucket + batch.offset[i],
-                                                    batch.bytes[i]);
-                                    },
-                                    [](const Facts&) { return Stream(nullptr); }};
+inline void copy_host(CopyBatch& batch, const std::byte* bucket, Stream, int) {
+  for (std::size_t i = 0; i < batch.to.size(); ++i)
+    std::memcpy(batch.to[i], bucket + batch.offset[i], batch.bytes[i]);
+}
+
+inline constexpr MemoryOps kHostOps{[](const Facts&) { return 0; }, open_host_slots, copy_host,
+                                    [](int) { return Stream(nullptr); }, [](Stream, int) {}};
 
 /// The kinds this program can read. `host` is always there; tenon/cuda.hpp adds `cuda`.
 inline std::array<std::atomic<const MemoryOps*>, 3> memory_ops{nullptr, &kHostOps, nullptr};
@@ -106,35 +113,50 @@ class SlotTable {
  public:
   using Instance = std::array<std::uint8_t, 16>;
 
+  /// A slot as it can be used here.
+  struct Mapped {
+    SlotPointer memory;  ///< its first byte; empty when the publisher has removed it
+    int device = 0;      ///< the ordinal here of the GPU under which all slots are used
+  };
+
   /// Makes a publisher's own slot known.
-  void add(const Instance& instance, const format::Slot& slot, const SlotPointer& pointer) {
+  void add(const Instance& instance, const format::Slot& slot, const Mapped& own) {
     const std::lock_guard lock(mutex_);
-    known_[{instance, slot.allocation}] = {SlotPointer(pointer, pointer.get() - slot.offset),
-                                           slot.mapped_bytes};
+    known_[{instance, slot.allocation}] = {SlotPointer(own.memory, own.memory.get() - slot.offset),
+                                           own.device, slot.mapped_bytes};
   }
 
-  /// First byte of the slot. Empty when the publisher has removed it.
-  SlotPointer open(const Facts& facts, const format::Slot& slot) {
+  Mapped open(const Facts& facts, const format::Slot& slot) {
     const std::lock_guard lock(mutex_);
     Known& known = known_[{facts.instance, slot.allocation}];
     SlotPointer base = known.base.lock();
     if (!base) {
-      base = ops_for(facts.memory).open(facts, slot);
-      known = {base, slot.mapped_bytes};
-      forget_unmapped();
-      if (!base) return nullptr;
+      const int device = device_for(facts);
+      base = ops_for(facts.memory).open(facts, slot, device);
+      known = {base, device, slot.mapped_bytes};
     }
+    const Known found = known;
+    forget_unmapped();
+    if (!base) return {};
     // Slots never change: a segment that says otherwise took another one's instance id.
-    check_field(slot.mapped_bytes == known.mapped_bytes, "slot.mapped_bytes", slot.mapped_bytes,
+    check_field(slot.mapped_bytes == found.mapped_bytes, "slot.mapped_bytes", slot.mapped_bytes,
                 "what is mapped of this instance");
-    return {base, base.get() + slot.offset};
+    return {{base, base.get() + slot.offset}, found.device};
   }
 
  private:
   struct Known {
     std::weak_ptr<const std::byte> base;
+    int device = 0;
     std::uint64_t mapped_bytes = 0;
   };
+  /// One for all slots of an instance, whatever threads attach with another device current.
+  [[nodiscard]] int device_for(const Facts& facts) const {
+    for (auto it = known_.lower_bound({facts.instance, 0});
+         it != known_.end() && it->first.first == facts.instance; ++it)
+      if (!it->second.base.expired()) return it->second.device;
+    return ops_for(facts.memory).device_for(facts);
+  }
   void forget_unmapped() {
     for (auto it = known_.begin(); it != known_.end();) {
       it = it->second.base.expired() ? known_.erase(it) : std::next(it);
