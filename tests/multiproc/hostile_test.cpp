@@ -309,6 +309,8 @@ TEST_P(HostileSubscriber, NonsenseInItsPlaceIsAnErrorThatNamesIt) {
       EXPECT_TRUE(expected) << what;
       EXPECT_TRUE(words.state == 0 || what.find("place 0") != std::string::npos) << what;
     }
+    const bool is_beyond = words.cursor >= 1ULL << 63U && words.cursor != format::kIdle;
+    EXPECT_EQ(what.starts_with("ProtocolError: "), is_beyond) << what;
     EXPECT_TRUE(is_plain(what)) << what;
     for (const SubscriberInfo& s : pub.subscribers()) EXPECT_TRUE(is_plain(s.label));
     (void)inspect(name_);
