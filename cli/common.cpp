@@ -40,6 +40,37 @@ std::optional<double> parse_with_unit(std::string_view text, const std::vector<U
               fmt::format("{}: '{}' is not {}", what, printable(text), expected));
 }
 
+struct Character {
+  char32_t code;  ///< 0 for what is not UTF-8
+  std::size_t bytes;
+};
+
+// The first character of UTF-8 text, which is not empty.
+Character first_character(std::string_view text) {
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  if (byte(0) < 0x80) return {byte(0), 1};
+  const std::size_t bytes = byte(0) >= 0xF0 ? 4 : byte(0) >= 0xE0 ? 3 : 2;
+  constexpr std::array<char32_t, 5> kLeast{0, 0, 0x80, 0x800, 0x10000};
+  if (byte(0) < 0xC2 || byte(0) > 0xF4 || text.size() < bytes) return {0, 1};
+  char32_t code = byte(0) & (0x7FU >> bytes);
+  for (std::size_t i = 1; i < bytes; ++i) {
+    if ((byte(i) & 0xC0U) != 0x80) return {0, 1};
+    code = code << 6U | (byte(i) & 0x3FU);
+  }
+  const bool is_surrogate = code >= 0xD800 && code <= 0xDFFF;
+  if (code < kLeast.at(bytes) || code > 0x10FFFF || is_surrogate) return {0, 1};
+  return {code, bytes};
+}
+
+// Control characters drive terminals: also those from U+0080 to U+009F, which many of them obey,
+// and those that turn the direction of the text around or begin a line.
+bool is_harmless(char32_t c) {
+  const bool is_control = c < 0x20 || (c >= 0x7F && c <= 0x9F);
+  const bool turns = (c >= 0x2028 && c <= 0x202E) || (c >= 0x2066 && c <= 0x2069) || c == 0x200E ||
+                     c == 0x200F || c == 0x061C;
+  return !is_control && !turns;
+}
+
 }  // namespace
 
 Exit exit_of(Errc code) noexcept {
@@ -130,13 +161,15 @@ std::string human_duration(Duration duration) {
 
 std::string printable(std::string_view text) {
   std::string out;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) {
-      out += fmt::format("\\x{:02x}", byte);
+  while (!text.empty()) {
+    const Character c = first_character(text);
+    const std::string_view raw = text.substr(0, c.bytes);
+    if (is_harmless(c.code)) {
+      out += raw;
     } else {
-      out += c;
+      for (const char byte : raw) out += fmt::format("\\x{:02x}", static_cast<unsigned char>(byte));
     }
+    text.remove_prefix(c.bytes);
   }
   return out;
 }
@@ -163,7 +196,7 @@ void print(std::string_view text) {
 }
 
 void print_json(const Json& value) {
-  print(value.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  print(value.dump(2, ' ', true, Json::error_handler_t::replace) + "\n");
 }
 
 void complain(std::string_view text) noexcept {

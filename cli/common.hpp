@@ -42,7 +42,8 @@ enum class Exit : int {
 [[nodiscard]] std::string human_bytes(std::uint64_t bytes);
 /// "1.5 s", "500 ms": for people.
 [[nodiscard]] std::string human_duration(Duration duration);
-/// Text that others wrote, with control characters shown as escapes: no terminal obeys it.
+/// Text that others wrote, with control characters, and what is not UTF-8, shown as escapes: no
+/// terminal obeys it.
 [[nodiscard]] std::string printable(std::string_view text);
 /// "[2048, 64]"
 [[nodiscard]] std::string shape_text(Shape shape);
@@ -52,7 +53,7 @@ enum class Exit : int {
 
 /// Writes to standard output and flushes. Throws SystemError when that fails.
 void print(std::string_view text);
-/// The value, indented; text that is not UTF-8 gets replacement characters.
+/// The value, indented, in ASCII; text that is not UTF-8 gets replacement characters.
 void print_json(const Json& value);
 /// One line on standard error: "tenon: <text>".
 void complain(std::string_view text) noexcept;

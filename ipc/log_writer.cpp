@@ -116,12 +116,15 @@ std::string LogWriter::holders(std::uint64_t line) const {
   for (const SubscriberInfo& s : detail::read_places(segment_)) {
     const std::uint64_t cursor = segment_.place(s.place).cursor.load(std::memory_order_relaxed);
     if (cursor == format::kIdle || cursor >= line) continue;
-    char line_text[160];
-    std::snprintf(line_text, sizeof(line_text), "%spid %u (%s) holds version %llu for %.1f s",
-                  text.empty() ? "" : ", ", s.pid, s.label.c_str(),
-                  static_cast<unsigned long long>(s.holds),
+    char held_for[32];
+    std::snprintf(held_for, sizeof(held_for), "%.1f s",
                   std::chrono::duration<double>(s.held_for).count());
-    text += line_text;
+    text += (text.empty() ? "place " : ", place ") + std::to_string(s.place) + ", pid " +
+            std::to_string(s.pid) + " (" + s.label + ") holds version " + std::to_string(s.holds) +
+            " for " + held_for;
+    // Any subscriber can write another's row. Whoever acts on the pid should know.
+    if (!detail::is_locked_by_other(segment_.object().fd(), s.place))
+      text += " but not the lock of its place: it lost it, or another process wrote this pid";
   }
   return text;
 }

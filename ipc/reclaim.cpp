@@ -32,10 +32,12 @@ std::uint64_t object_bytes(const std::string& name) noexcept {
              : 0;
 }
 
-// A link or a pipe under a publication's name is nobody's publication.
-bool may_own_slots(const std::string& name) noexcept {
+// A link, a pipe or another user's file under a publication's name owns no slots of `owner`: else
+// any user could keep them from being collected.
+bool may_own_slots(const std::string& name, Uid owner) noexcept {
   struct ::stat st {};
-  return ::lstat((std::string(kDirectory) + "/" + name).c_str(), &st) == 0 && S_ISREG(st.st_mode);
+  return ::lstat((std::string(kDirectory) + "/" + name).c_str(), &st) == 0 && S_ISREG(st.st_mode) &&
+         st.st_uid == owner;
 }
 
 // An open object whose header may be readable. While it is being created its mode is 0200: it can
@@ -167,7 +169,7 @@ std::vector<Leftover> gc(bool dry_run, std::optional<Uid> owner) {
       const auto* system = dynamic_cast<const SystemError*>(&e);
       const bool forbidden = system != nullptr && system->error() == EACCES;
       if (e.code() != Errc::NotYours && !forbidden) throw;
-      some_unknown = some_unknown || ipc::may_own_slots(name);
+      some_unknown = some_unknown || ipc::may_own_slots(name, uid);
     }
   }
   for (const std::string& slot : slots) {
@@ -176,7 +178,7 @@ std::vector<Leftover> gc(bool dry_run, std::optional<Uid> owner) {
     const std::uint64_t bytes = ipc::object_bytes(slot);
     if (bytes == 0 && ::access(("/dev/shm/" + slot).c_str(), F_OK) != 0)
       continue;  // removed with its publication
-    if (!dry_run) detail::SharedObject::unlink(slot);
+    if (!dry_run && !detail::SharedObject::unlink(slot)) continue;
     found.push_back({slot, "a slot that belongs to no publication", bytes});
   }
   return found;

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace tenon {
@@ -128,6 +129,19 @@ class SystemError : public Error {
 };
 
 namespace detail {
+
+/// Text of others in a message: control characters, also those of two bytes in UTF-8, become '?'.
+/// Whoever prints what() drives no terminal with it, and a NUL cuts nothing off.
+[[nodiscard]] inline std::string plain(std::string_view text) {
+  std::string out(text);
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(out[i]);
+    const auto next = static_cast<unsigned char>(i + 1 < out.size() ? out[i + 1] : 0);
+    if (byte < 0x20 || byte == 0x7F) out[i] = '?';
+    if (byte == 0xC2 && next >= 0x80 && next <= 0x9F) out[i] = out[i + 1] = '?';
+  }
+  return out;
+}
 
 /// For destructors, which never throw and never stay silent.
 inline void report(const std::string& what) noexcept {

@@ -399,7 +399,7 @@ inline std::optional<std::size_t> Layout::find(std::string_view name) const noex
 
 inline std::size_t Layout::at(std::string_view name) const {
   if (const auto i = find(name)) return *i;
-  throw Error(Errc::NoSuchParameter, "no parameter '" + std::string(name) + "' among " +
+  throw Error(Errc::NoSuchParameter, "no parameter '" + detail::plain(name) + "' among " +
                                          std::to_string(size()) + "; the nearest are " +
                                          detail::nearest_names(name, size(), [this](std::size_t i) {
                                            return (*this)[i].name;

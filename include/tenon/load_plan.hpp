@@ -139,6 +139,15 @@ class LoadPlan {
     return add(std::move(target));
   }
 
+  /// The destinations no longer hold what was loaded (an engine quantised them in place, or gave
+  /// their memory to somebody else): the next load copies every bucket, changed or not.
+  void invalidate() noexcept {
+    forget();
+    arrived_.assign(arrived_.size(), 0);
+    version_ = 0;
+    state_ = LoadState::empty;
+  }
+
   [[nodiscard]] const Layout& layout() const noexcept { return layout_; }
   [[nodiscard]] LoadState state() const noexcept { return state_; }
   /// The version that was last loaded whole; 0 none.

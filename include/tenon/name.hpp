@@ -31,7 +31,7 @@ using Uid = ::uid_t;
 inline void check_name(std::string_view name) {
   if (is_valid_name(name)) return;
   throw Error(Errc::InvalidName,
-              "'" + std::string(name) +
+              "'" + detail::plain(name) +
                   "' is not a publication name: 1 to 64 of A-Z a-z 0-9 . _ @ -, the first a letter "
                   "or digit");
 }
@@ -41,7 +41,7 @@ inline constexpr std::size_t kMaxLabelBytes = 63;
 /// Throws Error(InvalidArgument) for a label (text for people) that would have to be cut.
 inline void check_label(std::string_view label) {
   if (label.size() <= kMaxLabelBytes) return;
-  throw Error(Errc::InvalidArgument, "the label '" + std::string(label) + "' is " +
+  throw Error(Errc::InvalidArgument, "the label '" + detail::plain(label) + "' is " +
                                          std::to_string(label.size()) +
                                          " bytes long; up to 63 fit");
 }

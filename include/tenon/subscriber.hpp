@@ -331,6 +331,11 @@ inline std::uint64_t Subscriber::load_streaming(LoadPlan& plan, Stream stream,
     if (overdue_) wait_for_copies(deadline);
     overdue_ = false;
     move_to(format::start_of(version + 1, buckets));  // aborted by its publisher
+    if (!deadline.passed()) continue;
+    // Also where a line that nobody drew, but any subscriber may write, aborts all versions.
+    if (after == AfterLoad::leave) leave();
+    throw Error(Errc::DeadlinePassed,
+                "version " + std::to_string(version) + " was aborted, and no other came in time");
   }
 }
 

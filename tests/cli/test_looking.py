@@ -6,7 +6,7 @@ import os
 import struct
 import unittest
 
-from support import KIND, Case, every_dtype, large, objects_of, pattern, run, unique_name
+from support import KIND, Case, every_dtype, large, objects_of, pattern, run, unique_name, write_safetensors
 
 NAN, INF = math.nan, math.inf
 
@@ -169,6 +169,25 @@ class LsAndInspect(Case):
         text = self.run_tenon("inspect", name, "--parameters").stdout
         self.assertNotIn("\x1b", text)
         self.assertIn("evil\\x1b[31m", text)
+
+    def test_terminal_codes_of_every_kind_are_not_obeyed(self):
+        name = unique_name()
+        codes = "\x1b]0;x\x07 \x7f \u009b31m \u0085 \u202e \u2066 \u2028"
+        tensors = [("evil " + codes, "U8", [1], b"x"), ("fine \u00fc", "U8", [1], b"y")]
+        file = write_safetensors(self.path("evil.safetensors"), tensors, {"key": codes})
+        self.serve(file, name, "--label", "label \x1b[2J\u009b")
+        shown = [self.run_tenon(*command) for command in (
+            ["ls"], ["ls", "--json"], ["inspect", name, "--parameters"], ["inspect", name, "--parameters", "--json"])]  # fmt: skip
+        shown.append(self.run_tenon("get", name, "evil", expect=3))  # suggests the nearest names
+        shown.append(self.run_tenon("get", "x" + codes, "evil", expect=2))
+        for done in shown:
+            obeyed = [c for c in done.stdout + done.stderr if c != "\n" and (
+                c < " " or "\x7f" <= c <= "\x9f" or c in "\u202e\u2066\u2028")]  # fmt: skip
+            self.assertEqual(obeyed, [], done.args)
+        self.assertIn("fine \u00fc", shown[2].stdout)
+        self.assertIn("evil \\x1b]0;x\\x07 \\x7f \\xc2\\x9b31m", shown[2].stdout)
+        parameters = json.loads(shown[3].stdout)["parameters"]
+        self.assertEqual([p["name"] for p in parameters], [t[0] for t in tensors])
 
 
 class Verify(Case):

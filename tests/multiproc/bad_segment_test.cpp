@@ -121,9 +121,18 @@ TEST_F(BadSegment, OtherMajorVersionIsRefused) {
 }
 
 // Flips bytes of a live publication, everywhere, and attaches and reads each time.
-TEST_F(BadSegment, NoFlippedByteCrashesAReader) {
-  Model model;
-  Publisher pub = Publisher::create(name_, model.layout);
+class FlippedBytes : public ::testing::TestWithParam<MemoryKind> {
+ protected:
+  std::string name_ = unique_name("flipped");
+  Node node_;
+};
+INSTANTIATE_TEST_SUITE_P(Kinds, FlippedBytes, ::testing::ValuesIn(kinds()),
+                         [](const auto& p) { return std::string(name_of(p.param)); });
+
+TEST_P(FlippedBytes, NeverCrashAReader) {
+  Model model(GetParam());
+  Publisher pub =
+      Publisher::create(name_, model.layout, {.memory = {GetParam()}, .checksums = true});
   model.publish(pub, 1);
   auto object = detail::SharedObject::open(detail::publication_object(::geteuid(), name_),
                                            detail::SharedObject::Access::read_write);
@@ -131,13 +140,22 @@ TEST_F(BadSegment, NoFlippedByteCrashesAReader) {
   object->map(size);
   const format::Sections at(model.layout.bucket_count(), 2 * model.layout.bucket_count(),
                             model.layout.bytes().second);
+  const std::vector<std::byte> flips =
+      GetParam() == MemoryKind::host ? std::vector{std::byte{1}, std::byte{0x80}, std::byte{0xFF}}
+                                     : std::vector{std::byte{0xFF}};  // opening takes longer
+  // What no driver opens is tried again for a while; see HostileSlots.HandlesThatAreNoneAreErrors.
+  const auto is_handle = [&](std::uint64_t i) {
+    return GetParam() == MemoryKind::cuda && i >= at.slots && i < at.log &&
+           (i - at.slots) % sizeof(format::Slot) - offsetof(format::Slot, handle) < 64;
+  };
   Child reader([&] {
     std::uint64_t refused = 0;
     for (std::uint64_t i = 0; i < size; ++i) {
       if (i == sizeof(format::Header)) i = at.slots;  // the places are the readers' own words
+      if (is_handle(i)) continue;
       std::byte& byte = object->data()[i];
       const std::byte before = byte;
-      for (const std::byte flip : {std::byte{0x01}, std::byte{0x80}, std::byte{0xFF}}) {
+      for (const std::byte flip : flips) {
         byte = before ^ flip;
         try {
           auto sub = Subscriber::attach(name_, {.deadline = 0s});
@@ -154,7 +172,7 @@ TEST_F(BadSegment, NoFlippedByteCrashesAReader) {
       }
       byte = before;
     }
-    return refused > 1000 ? 0 : 1;
+    return refused > 400 * flips.size() ? 0 : 1;
   });
   EXPECT_EQ(reader.wait(120s), 0);
 }

@@ -264,5 +264,15 @@ TEST_P(Death, GcFindsSlotsWithoutAPublication) {
   EXPECT_TRUE(shm_objects(instance).empty());
 }
 
+// What cannot be removed (a directory, or somebody else's in a sticky /dev/shm) was not removed.
+TEST(Gc, SaysNothingOfWhatItCannotRemove) {
+  const std::string slot = detail::slot_prefix(::geteuid()) + std::string(24, 'd') +
+                           std::to_string(10'000'000 + ::getpid() % 10'000'000) + ".0";
+  const std::string path = "/dev/shm/" + slot;
+  ASSERT_EQ(::mkdir(path.c_str(), 0700), 0);
+  for (const Leftover& l : gc(false)) EXPECT_NE(l.object, slot);
+  EXPECT_EQ(::rmdir(path.c_str()), 0);
+}
+
 }  // namespace
 }  // namespace tenon::test

@@ -76,6 +76,11 @@ inline std::atomic<const StreamOps*> stream_ops{nullptr};
   const struct ::stat st = object->status();
   check_field(S_ISREG(st.st_mode) && st.st_uid == facts.owner, "slot owner", st.st_uid,
               "the publication's owner");
+  if ((st.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+    throw Error(Errc::NotYours, "/dev/shm/" + object->name() + " has mode " +
+                                    mode_text(st.st_mode) +
+                                    ": others than the publisher can write these slots");
+  }
   check_field(st.st_size >= 0 && static_cast<std::uint64_t>(st.st_size) >= slot.mapped_bytes,
               "slot.mapped_bytes", slot.mapped_bytes, "at most the slot object's size");
   object->map(slot.mapped_bytes);

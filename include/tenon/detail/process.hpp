@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -18,6 +19,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <tenon/error.hpp>
@@ -26,25 +28,37 @@
 
 namespace tenon::detail {
 
-/// Start time of a process in clock ticks since boot, 0 when it cannot be read.
-[[nodiscard]] inline std::uint64_t start_time_of(std::uint32_t pid) noexcept {
+/// Fields of /proc/<pid>/stat; zeros when it cannot be read.
+struct ProcessStat {
+  char state = 0;
+  std::uint64_t threads = 0;
+  std::uint64_t start_time = 0;  ///< clock ticks since boot
+};
+[[nodiscard]] inline ProcessStat stat_of(std::uint32_t pid) noexcept {
   char path[32];
   std::snprintf(path, sizeof(path), "/proc/%u/stat", pid);
   const int fd = ::open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return 0;
+  if (fd < 0) return {};
   char text[1024];
   const ssize_t n = ::read(fd, text, sizeof(text) - 1);
   ::close(fd);
-  if (n <= 0) return 0;
+  if (n <= 0) return {};
   text[n] = '\0';
   const char* at =
       std::strrchr(text, ')');  // the command in parentheses may itself hold spaces and ')'
-  if (at == nullptr) return 0;
-  for (int field = 2; field < 22; ++field) {
+  if (at == nullptr) return {};
+  ProcessStat stat;
+  for (int field = 3; field <= 22; ++field) {
     at = std::strchr(at + 1, ' ');
-    if (at == nullptr) return 0;
+    if (at == nullptr) return {};
+    if (field == 3) stat.state = at[1];
+    if (field == 20) stat.threads = std::strtoull(at + 1, nullptr, 10);
+    if (field == 22) stat.start_time = std::strtoull(at + 1, nullptr, 10);
   }
-  return std::strtoull(at + 1, nullptr, 10);
+  return stat;
+}
+[[nodiscard]] inline std::uint64_t start_time_of(std::uint32_t pid) noexcept {
+  return stat_of(pid).start_time;
 }
 
 /// This process. Read anew at each call: a forked child is somebody else.
@@ -55,19 +69,31 @@ namespace tenon::detail {
   return {pid, 0, start_time_of(pid), ns};
 }
 
-/// Whether the process that recorded itself as `owner` still runs. False for a zombie.
-[[nodiscard]] inline bool is_running(const format::Process& owner) noexcept {
-  const auto pidfd = static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(owner.pid), 0U));
-  if (pidfd < 0)
-    // EINVAL, on newer kernels ENOENT: the number is now that of a thread. Anything else (an old
-    // kernel, no permission) tells nothing: alive.
-    return errno != ESRCH && errno != EINVAL && errno != ENOENT;
+/// Closes `pidfd`.
+[[nodiscard]] inline bool has_exited(int pidfd) noexcept {
   struct ::pollfd exited {
     pidfd, POLLIN, 0
   };
-  const bool has_exited = ::poll(&exited, 1, 0) == 1;
+  const bool result = ::poll(&exited, 1, 0) == 1;
   ::close(pidfd);
-  if (has_exited) return false;
+  return result;
+}
+
+/// The same where there are no pidfds: an old kernel, or a container whose seccomp profile refuses
+/// them. A zombie whose other threads live on has not exited. What cannot be told is alive.
+[[nodiscard]] inline bool has_exited_by_proc(std::uint32_t pid) noexcept {
+  const auto number = static_cast<pid_t>(pid);
+  if (number <= 0 || (::kill(number, 0) != 0 && errno == ESRCH)) return true;
+  const ProcessStat stat = stat_of(pid);
+  return (stat.state == 'Z' || stat.state == 'X') && stat.threads <= 1;
+}
+
+/// Whether the process that recorded itself as `owner` still runs. False for a zombie.
+[[nodiscard]] inline bool is_running(const format::Process& owner) noexcept {
+  const auto pidfd = static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(owner.pid), 0U));
+  // EINVAL, on newer kernels ENOENT: the number is now that of a thread.
+  if (pidfd < 0 && (errno == ESRCH || errno == EINVAL || errno == ENOENT)) return false;
+  if (pidfd < 0 ? has_exited_by_proc(owner.pid) : has_exited(pidfd)) return false;
   const std::uint64_t now = owner.start_time == 0 ? 0 : start_time_of(owner.pid);
   return now == 0 || now == owner.start_time;  // another start time: the pid was reused
 }

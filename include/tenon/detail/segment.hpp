@@ -320,6 +320,11 @@ struct Found {
     return {Attach::not_yours, path + " belongs to uid " + std::to_string(st.st_uid) +
                                    ", not to uid " + std::to_string(owner)};
   }
+  if ((st.st_mode & S_IWOTH) != 0) {
+    return {Attach::not_yours, path + " has mode " + mode_text(st.st_mode) +
+                                   ": everybody can write it, so nobody knows who did; Tenon makes "
+                                   "0600 or 0660"};
+  }
   const bool claimed = is_locked_by_other(object.fd(), format::kPublisherByte);
   const auto unfinished = [&](const std::string& why) {
     return claimed ? Found{Attach::starting, path + " is being created"}

@@ -9,11 +9,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <boost/interprocess/exceptions.hpp>
 #include <boost/interprocess/mapped_region.hpp>
 #include <boost/interprocess/permissions.hpp>
 #include <boost/interprocess/shared_memory_object.hpp>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <optional>
 #include <string>
 #include <tenon/error.hpp>
@@ -25,13 +28,45 @@ namespace tenon::detail {
 /// raise SIGBUS (Linux 5.14; MADV_POPULATE_WRITE, which older headers lack).
 inline constexpr int kPopulateWrite = 23;
 
-/// Throws Error(NotYours) when there is something else than a regular file under `name`: opening a
-/// pipe would wait for its other end, and a link may lead anywhere.
-inline void check_regular(const std::string& name) {
-  struct ::stat st {};
-  if (::lstat(("/dev/shm/" + name).c_str(), &st) != 0 || S_ISREG(st.st_mode)) return;
+[[noreturn]] inline void throw_not_regular(const std::string& name) {
   throw Error(Errc::NotYours, "/dev/shm/" + name + " is not a regular file");
 }
+
+/// Throws Error(NotYours) when there is something else than a regular file under `name`: opening a
+/// device does things, and a link may lead anywhere.
+inline void check_regular(const std::string& name) {
+  struct ::stat st {};
+  if (::lstat(("/dev/shm/" + name).c_str(), &st) == 0 && !S_ISREG(st.st_mode))
+    throw_not_regular(name);
+}
+
+/// "0640"
+[[nodiscard]] inline std::string mode_text(::mode_t mode) {
+  char text[8];
+  std::snprintf(text, sizeof(text), "%04o", mode & 07777U);
+  return text;
+}
+
+/// A file descriptor, as mapped_region takes what it maps.
+class MappableFile {
+ public:
+  explicit MappableFile(int fd) noexcept : fd_(fd) {}
+  MappableFile(MappableFile&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  MappableFile& operator=(MappableFile&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~MappableFile() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  [[nodiscard]] int fd() const noexcept { return fd_; }
+  [[nodiscard]] boost::interprocess::mapping_handle_t get_mapping_handle() const noexcept {
+    return {fd_, false};
+  }
+
+ private:
+  int fd_;
+};
 
 /// An open file description of a shared-memory object, with at most one mapping of it.
 ///
@@ -48,22 +83,35 @@ class SharedObject {
   /// Nothing when there is no such object. Throws Error(NotYours) for anything but a regular file.
   [[nodiscard]] static std::optional<SharedObject> open(const std::string& name, Access access) {
     check_regular(name);
-    const auto mode = access == Access::read_only ? boost::interprocess::read_only
-                                                  : boost::interprocess::read_write;
-    return attempt(name, ENOENT, [&] {
-      return boost::interprocess::shared_memory_object(boost::interprocess::open_only, name.c_str(),
-                                                       mode);
-    });
+    // Not by shm_open(): whoever may write to /dev/shm can put a pipe here after the look above,
+    // and opening that for reading waits for its other end.
+    const int how = access == Access::read_only ? O_RDONLY : O_RDWR;
+    const std::string path = "/dev/shm/" + name;
+    MappableFile file(::open(path.c_str(), how | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+    if (file.fd() < 0 && errno == ENOENT) return std::nullopt;
+    if (file.fd() < 0 && (errno == ELOOP || errno == ENXIO)) throw_not_regular(name);
+    if (file.fd() < 0) throw SystemError(errno, "opening " + path);
+    SharedObject object(std::move(file), access, name);
+    if (!S_ISREG(object.status().st_mode)) throw_not_regular(name);
+    return object;
   }
 
   /// Nothing when the name is taken. `permissions` are file mode bits, not subject to the umask.
   [[nodiscard]] static std::optional<SharedObject> create(const std::string& name,
                                                           int permissions) {
-    return attempt(name, EEXIST, [&] {
-      return boost::interprocess::shared_memory_object(
+    try {
+      const boost::interprocess::shared_memory_object made(
           boost::interprocess::create_only, name.c_str(), boost::interprocess::read_write,
           boost::interprocess::permissions(permissions));
-    });
+      MappableFile file(::fcntl(made.get_mapping_handle().handle, F_DUPFD_CLOEXEC, 0));
+      if (file.fd() >= 0) return SharedObject(std::move(file), Access::read_write, name);
+      const int error = errno;
+      unlink(name);
+      throw SystemError(error, "opening /dev/shm/" + name);
+    } catch (const boost::interprocess::interprocess_exception& e) {
+      if (e.get_native_error() == EEXIST) return std::nullopt;
+      throw SystemError(e.get_native_error(), "opening /dev/shm/" + name);
+    }
   }
 
   static bool unlink(const std::string& name) noexcept {
@@ -73,14 +121,18 @@ class SharedObject {
   /// Maps the first `bytes` bytes (which must exist: check size() first) as the object was opened.
   void map(std::uint64_t bytes) {
     try {
-      region_ = boost::interprocess::mapped_region(object_, object_.get_mode(), 0, bytes);
+      region_ = boost::interprocess::mapped_region(file_,
+                                                   access_ == Access::read_only
+                                                       ? boost::interprocess::read_only
+                                                       : boost::interprocess::read_write,
+                                                   0, bytes);
     } catch (const boost::interprocess::interprocess_exception& e) {
       throw SystemError(e.get_native_error(),
                         "mapping " + std::to_string(bytes) + " bytes of /dev/shm/" + name_);
     }
   }
 
-  [[nodiscard]] int fd() const noexcept { return object_.get_mapping_handle().handle; }
+  [[nodiscard]] int fd() const noexcept { return file_.fd(); }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
   [[nodiscard]] std::byte* data() const noexcept {
     return static_cast<std::byte*>(region_.get_address());
@@ -103,20 +155,11 @@ class SharedObject {
   }
 
  private:
-  SharedObject(boost::interprocess::shared_memory_object object, std::string name)
-      : object_(std::move(object)), name_(std::move(name)) {}
+  SharedObject(MappableFile file, Access access, std::string name)
+      : file_(std::move(file)), access_(access), name_(std::move(name)) {}
 
-  template <class Make>
-  static std::optional<SharedObject> attempt(const std::string& name, int expected, Make make) {
-    try {
-      return SharedObject(make(), name);
-    } catch (const boost::interprocess::interprocess_exception& e) {
-      if (e.get_native_error() == expected) return std::nullopt;
-      throw SystemError(e.get_native_error(), "opening /dev/shm/" + name);
-    }
-  }
-
-  boost::interprocess::shared_memory_object object_;
+  MappableFile file_;
+  Access access_;
   boost::interprocess::mapped_region region_;
   std::string name_;
 };

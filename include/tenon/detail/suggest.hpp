@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <tenon/error.hpp>
 #include <utility>
 #include <vector>
 
@@ -39,7 +40,7 @@ template <class NameAt>
   std::string text;
   for (const auto& [distance, name] : best) {
     text += text.empty() ? "" : ", ";
-    text += "'" + std::string(name) + "'";
+    text += "'" + plain(name) + "'";
   }
   return text;
 }
