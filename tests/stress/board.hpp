@@ -54,6 +54,7 @@ struct Actor {
   // written by the supervisor
   Word stopped_at;
   Word resumed_at;  ///< before stopped_at: it stands still now
+  Word killed_pid;  ///< the last one killed
   Word killed_at;
   Word killed_holding;
 

@@ -2,6 +2,7 @@
 // which it aborts.
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <optional>
 #include <support/memory.hpp>
 #include <tenon/publisher.hpp>
@@ -15,8 +16,9 @@ namespace {
 using namespace std::chrono_literals;
 using test::Bytes;
 
-constexpr auto kPublish = 2s;   // for subscribers to let go
-constexpr unsigned kStuck = 3;  // deadlines passed in succession with nobody to blame
+constexpr auto kPublish = 2s;       // for subscribers to let go
+constexpr auto kLongDead = 1500ms;  // a publisher that waits looks every 100 ms
+constexpr unsigned kStuck = 3;      // deadlines passed in succession with nobody to blame
 constexpr auto kCreate = 10s;
 
 class Trainer {
@@ -57,9 +59,9 @@ class Trainer {
   void close() {
     const Role::During during(role_, Doing::closing, 4s);
     publication_->close();
-    publication_.reset();
-    memory_.clear();
     check_left_nothing();
+    publication_.reset();
+    check_unmapped();
   }
 
  private:
@@ -170,24 +172,35 @@ class Trainer {
     if (clear && last != 0 && now > last) role_.board.freed.add(now - last);
   }
 
-  // A slow subscriber excuses a passed deadline; a dead one, or none, does not.
+  // A slow subscriber excuses a passed deadline. A long dead one does not; nor does nobody, again
+  // and again.
   void check_stuck(std::uint64_t began, const char* what) {
-    bool excused = role_.me.stood_still_since(began);
-    for_subscribers([&](const Actor& a) { excused = excused || a.stood_still_since(began); });
+    if (role_.me.stood_still_since(began)) return;
+    bool excused = false;
+    bool by_the_dead = false;
+    for_subscribers([&](const Actor& a) {
+      excused = excused || a.stood_still_since(began);
+      by_the_dead = by_the_dead || (now_ns() > a.killed_at + ns(kLongDead) && holds(a.killed_pid));
+    });
     stuck_ = excused ? 0 : stuck_ + 1;
-    if (stuck_ == kStuck)
-      role_.problem(role_.board.stuck,
-                    fmt::format("{} deadlines in succession passed: {}", kStuck, what));
+    if (by_the_dead) role_.problem(role_.board.stuck, fmt::format("stuck on the dead: {}", what));
+    if (stuck_ == kStuck) role_.problem(role_.board.stuck, fmt::format("stuck: {}", what));
+  }
+  [[nodiscard]] bool holds(std::uint64_t pid) const {
+    const auto all = publication_->subscribers();
+    return std::any_of(all.begin(), all.end(),
+                       [&](const SubscriberInfo& s) { return s.pid == pid && s.holds != 0; });
   }
 
   void check_left_nothing() {
-    const unsigned mapped =
-        role_.options.memory == MemoryKind::host ? mappings_of_publications() : 0;
-    if (mapped != 0)
-      role_.problem(role_.board.leaked_mappings, fmt::format("{} mappings after closing", mapped));
     const std::string slot = "/dev/shm/" + detail::slot_prefix(::geteuid()) + instance_ + ".0";
     if (::access(slot.c_str(), F_OK) == 0)
       role_.problem(role_.board.leaked_segments, "closing left " + slot);
+  }
+  void check_unmapped() {
+    const unsigned mapped = mappings_of_publications();
+    if (mapped != 0)
+      role_.problem(role_.board.leaked_mappings, fmt::format("{} mappings after closing", mapped));
   }
 
   Role& role_;

@@ -28,6 +28,10 @@ void prepare() {
   struct ::sigaction action {};
   action.sa_handler = [](int) { told_to_leave = 1; };
   ::sigaction(SIGTERM, &action, nullptr);
+  ::sigset_t terminate;  // blocked by the supervisor until there is a handler
+  ::sigemptyset(&terminate);
+  ::sigaddset(&terminate, SIGTERM);
+  ::sigprocmask(SIG_UNBLOCK, &terminate, nullptr);
 }
 
 }  // namespace

@@ -30,6 +30,24 @@ std::string first_line(const std::string& path) {
   return line;
 }
 
+// A role that is told to leave before it can hear it would die of it: a child inherits this, until
+// it has its handler.
+class TerminationBlocked {
+ public:
+  TerminationBlocked() noexcept {
+    ::sigset_t terminate;
+    ::sigemptyset(&terminate);
+    ::sigaddset(&terminate, SIGTERM);
+    ::sigprocmask(SIG_BLOCK, &terminate, &before_);
+  }
+  ~TerminationBlocked() { ::sigprocmask(SIG_SETMASK, &before_, nullptr); }
+  TerminationBlocked(const TerminationBlocked&) = delete;
+  TerminationBlocked& operator=(const TerminationBlocked&) = delete;
+
+ private:
+  ::sigset_t before_;
+};
+
 }  // namespace
 
 Supervisor::Supervisor(const Options& options, int board, int log)
@@ -172,6 +190,7 @@ void Supervisor::start(unsigned actor) {
   row.doing = static_cast<std::uint64_t>(Doing::starting);
   row.since = now_ns();
   row.deadline = now_ns() + options_.patience * 1'000'000'000ULL;
+  const TerminationBlocked blocked;
   p.pid = ::fork();
   if (p.pid < 0) throw std::system_error(errno, std::generic_category(), "starting a role");
   if (p.pid == 0) execute(actor);
@@ -203,6 +222,7 @@ void Supervisor::kill(unsigned actor, std::uint64_t away) {
   disturb(actor);
   if (is_publisher(actor)) board_.names[row.name].died(p.life, now);
   row.killed_holding = row.holds.load();
+  row.killed_pid = static_cast<std::uint64_t>(p.pid);
   row.killed_at = now;
   if (row.is_stopped()) row.resumed_at = now;
   ::kill(p.pid, SIGKILL);
