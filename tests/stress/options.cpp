@@ -41,6 +41,7 @@ void describe(CLI::App& app, Raw& raw) {
       ->capture_default_str();
   app.add_option("--log", o.log, "File that every event goes to");
   app.add_flag("--verbose", o.verbose, "Log also what the roles do, not only what befalls them");
+  app.add_flag("--shared-shm", o.shared_shm, "Use everybody's /dev/shm, not one of its own");
   app.add_flag("--json", o.json, "One line of JSON at the end");
   app.add_flag("--schedule", o.schedule, "Print the faults of this seed, and do nothing");
   app.add_option("--replay", raw.replay, "Log of an earlier run: the same options and faults again")
@@ -68,7 +69,7 @@ Options parse(int argc, char** argv) {
     app.parse(argc, argv);
     if (!raw.replay.empty()) {
       const std::string replay = raw.replay;
-      app.parse(first_line(replay), true);
+      app.parse(first_line(replay), false);
     }
   } catch (const CLI::ParseError& e) {
     std::exit(app.exit(e) == 0 ? 0 : 2);
@@ -88,6 +89,7 @@ std::vector<std::string> to_arguments(const Options& o) {
                                      "--memory",      name_of(o.memory),
                                      "--mode",        o.mode ? name_of(*o.mode) : "mixed",
                                      "--patience",    std::to_string(o.patience)};
+  if (o.shared_shm) arguments.emplace_back("--shared-shm");
   if (o.verbose) arguments.emplace_back("--verbose");
   return arguments;
 }

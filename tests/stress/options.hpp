@@ -20,8 +20,9 @@ struct Options {
   unsigned patience = 10;      ///< seconds over its deadline after which an operation hangs
   bool verbose = false;        ///< what the roles do goes to the log too
   bool json = false;
-  bool schedule = false;  ///< print the faults that this seed gives, and do nothing
-  std::string log{};      ///< file; empty: chaos-<memory>-<seed>.log
+  bool shared_shm = false;  ///< no /dev/shm of its own, also where it could have one
+  bool schedule = false;    ///< print the faults that this seed gives, and do nothing
+  std::string log{};        ///< file; empty: chaos-<memory>-<seed>.log
 
   // For roles, which the supervisor starts.
   std::string role{};

@@ -58,7 +58,7 @@ Supervisor::Supervisor(const Options& options, int board, int log)
       log_(log, board_, "supervisor"),
       schedule_(options.seed, options.publishers, options.subscribers),
       names_("chaos-" + std::to_string(::getpid())),
-      own_shm_(own_shm()) {
+      own_shm_(!options.shared_shm && own_shm()) {
   ::setenv("TENON_SIM_NODE", names_.c_str(), 1);
   board_.started_at = now_ns();
   log_(own_shm_ ? "has a /dev/shm of its own"
