@@ -316,7 +316,10 @@ void Publisher::Impl::seal_as(std::size_t bucket, bool unchanged) {
   const std::uint64_t n = start() + bucket;
   log_->write_record(n, {a.version, static_cast<std::uint32_t>(bucket), a.slot[bucket],
                          buckets_[bucket].written_in});
-  store_behind([n](ipc::LogWriter& log) { log.complete_record(n); });
+  // The last record is complete with the commit: who has loaded a whole version has one that cannot
+  // be aborted any more.
+  if (bucket + 1 < buckets_.size())
+    store_behind([n](ipc::LogWriter& log) { log.complete_record(n); });
 }
 
 void Publisher::Impl::put(std::size_t bucket, std::span<const Source> sources) {
@@ -371,8 +374,11 @@ std::uint64_t Publisher::Impl::commit() {
             (a.progress[b] == Progress::open ? " is open" : " was neither written nor kept"));
   }
   write_records();
-  store_behind([sums = checksum_store(), first = start()](ipc::LogWriter& log) {
+  const std::uint64_t last = start() + buckets_.size() - 1;
+  store_behind([sums = checksum_store(), first = start(), last,
+                streaming = mode_ == Mode::streaming](ipc::LogWriter& log) {
     if (sums) sums(log);
+    if (streaming) log.complete_record(last);
     log.complete_version(first);
   });
   // Not before: when that throws, the slots of the version before are still the current ones.

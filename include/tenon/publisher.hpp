@@ -166,7 +166,8 @@ class Publisher {
 
 /// A version being written. Every bucket is either put (or opened, written and sealed) or kept,
 /// then commit() makes the version current. Streaming: buckets in order, each visible as soon as it
-/// is sealed. Lifetime: within its publisher's; destruction without commit() aborts.
+/// is sealed, the last one with commit(). Lifetime: within its publisher's; destruction without
+/// commit() aborts.
 class Publisher::Update {
  public:
   Update(Update&&) noexcept;

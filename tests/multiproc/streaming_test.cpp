@@ -143,6 +143,31 @@ TEST_P(Streaming, AbortMidLoadIsSeenByAWaitingReader) {
   EXPECT_EQ(reader.wait(), 0);
 }
 
+TEST_P(Streaming, AVersionAbortedBehindItsLastBucketIsNotLoaded) {
+  Publisher pub = create(2);
+  Signal loading;
+  Child reader([&] {
+    auto sub = Subscriber::attach(name_);
+    sub.join();
+    loading.poke();
+    Destination into(model_);
+    const std::uint64_t v = sub.load(into.plan, kPatience);
+    return v == 2 && into.wrong(2) == 0 ? 0 : 1;
+  });
+  ASSERT_TRUE(loading.wait());
+  {
+    auto update = pub.begin({.require = 1});
+    const auto sources = model_.sources(1);
+    for (std::size_t b = 0; b < model_.layout.bucket_count(); ++b) {
+      const auto [first, last] = model_.layout.bucket_parameters(b);
+      update.put(b, std::span(sources).subspan(first, last - first));
+    }
+    std::this_thread::sleep_for(20ms);  // lets the reader have what it can
+  }
+  EXPECT_EQ(model_.publish(pub, 2, {.deadline = kPatience}), 2U);
+  EXPECT_EQ(reader.wait(), 0);
+}
+
 TEST_P(Streaming, UnchangedBucketsAreSkippedByThoseWhoHaveThem) {
   Publisher pub = create(2);
   auto sub = Subscriber::attach(name_);

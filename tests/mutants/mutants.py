@@ -58,6 +58,8 @@ MUTANTS = [
            "buckets_[b].unconfirmed = true;", "(void)b;", "gating_test", "*DoubleBufferedLeaves*"),
     Mutant("abort_without_burning", "3 all or nothing", "lib/publisher_impl.cpp",
            "log_->burn(format::start_of(a.version + 1, buckets_.size()));", "", "streaming_test", "*AbortMidLoad*"),
+    Mutant("last_bucket_before_the_commit", "3 all or nothing", "lib/publisher_impl.cpp",
+           "if (bucket + 1 < buckets_.size())", "if (true)", "streaming_test", "*BehindItsLastBucket*"),
     Mutant("unchanged_flag_instead_of_version", "3 all or nothing", "lib/publisher_impl.cpp",
            "if (!unchanged) buckets_[bucket].written_in = a.version;",
            "buckets_[bucket].written_in = unchanged ? 1 : a.version;", "streaming_test", "*FrozenSince*"),

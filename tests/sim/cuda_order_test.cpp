@@ -302,13 +302,14 @@ TEST_F(Order, PublishAndLoadAreRefusedWhileCapturingAndNothingIsRetired) {
   EXPECT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess) << "the capture must not be spoilt";
 }
 
-TEST_F(Order, CompletedAdvancesBehindEachGather) {
+TEST_F(Order, CompletedAdvancesBehindEachGatherAndTheLastWithTheCommit) {
   Publisher pub = create(Mode::streaming, {.slots = 2});
   const auto segment = segment_of(name_);
   cudaStream_t stream = make_stream();
   const auto sources = model_.sources(1);
   auto update = pub.begin(Stream(stream));
-  for (std::size_t b = 0; b < model_.layout.bucket_count(); ++b) {
+  const std::size_t last = model_.layout.bucket_count() - 1;
+  for (std::size_t b = 0; b < last; ++b) {
     Held held(stream);
     update.put(b, of_bucket(model_.layout, sources, b));
     let_things_happen();
@@ -317,12 +318,17 @@ TEST_F(Order, CompletedAdvancesBehindEachGather) {
     held.release();
     EXPECT_TRUE(eventually([&] { return segment.header().completed == b + 1; }));
   }
+  update.put(last, of_bucket(model_.layout, sources, last));
+  let_things_happen();
+  EXPECT_EQ(segment.header().completed, last);
   Held held(stream);
   (void)update.commit();
   let_things_happen();
+  EXPECT_EQ(segment.header().completed, last);
   EXPECT_EQ(pub.version(), 0U);
   held.release();
   EXPECT_EQ(pub.wait_current(kPatience), 1U);
+  EXPECT_EQ(segment.header().completed, last + 1);
 }
 
 TEST_F(Order, StreamedVersionsAreLoadedWholeOnStreamsThatDawdle) {
