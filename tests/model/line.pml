@@ -87,6 +87,7 @@ end: do
 /* SIGKILL, CRASHES times at most. */
 active proctype Crash() { byte n;
 end: do
+  :: d_step { n<CRASHES -> n=CRASHES }                /* no more: from here on whoever waits needs the living */
   :: d_step { n<CRASHES && !dead[0] -> dead[0]=true; DRAIN(0); n++ }
 #if NSUB>1
   :: d_step { n<CRASHES && !dead[1] -> dead[1]=true; DRAIN(1); n++ }
