@@ -166,6 +166,9 @@ void LogWriter::complete_record(std::uint64_t n) noexcept {
 void LogWriter::burn(std::uint64_t next_start) noexcept {
   oldest_.store(next_start, std::memory_order_relaxed);
   header().oldest.store(next_start, std::memory_order_release);
+  // Full fence, as in retire(): the line of the next record is this one, so nothing is retired
+  // before the cursors are read (model M_BURN).
+  std::atomic_thread_fence(std::memory_order_seq_cst);
   wake(header().wake);
 }
 

@@ -26,7 +26,7 @@ struct Patience {
 /// retire and wait:  1 oldest = L   2 full fence   3 read the cursor of ALL places, no cached count
 ///                   4 wait until each is IDLE, or >= L, or its owner is dead   5 rewrite what L
 ///                   passed
-/// Wrong: reading the cursors before storing `oldest` (model M_LATE): a reader pins in between,
+/// Wrong: reading the cursors before storing `oldest` (line.pml: M_LATE): a reader pins in between,
 /// finds nothing retired, and reads what step 5 overwrites.
 class LogWriter {
  public:

@@ -286,7 +286,7 @@ std::byte* Publisher::Impl::open(std::size_t bucket) {
     const auto home = static_cast<std::uint32_t>(bucket);
     const auto other = static_cast<std::uint32_t>(bucket + buckets_.size());
     // The slot that the current version does not name; never by parity of the version, which kept
-    // buckets and aborted versions upset (model mut_parity).
+    // buckets and aborted versions upset (line.pml: M_PARITY).
     const bool home_is_taken =
         mode_ == Mode::double_buffered && log_->current() != 0 && b.slot == home;
     a.slot[bucket] = home_is_taken ? other : home;
@@ -423,7 +423,7 @@ void Publisher::Impl::abort() noexcept {
       buckets_[b].unconfirmed = true;
   }
   if (mode_ == Mode::streaming) {
-    // Readers may have seen records of this attempt: its numbers are burnt (model NOBURN).
+    // Readers may have seen records of this attempt: its numbers are burnt (stream.pml: M_NOBURN).
     if (a.written) {
       log_->burn(format::start_of(a.version + 1, buckets_.size()));
       next_version_ = a.version + 1;

@@ -289,7 +289,7 @@ inline std::uint64_t Subscriber::join() {
   if (mode() != Mode::streaming) return 0;
   if (next_ == 0) {
     // 0 gates everything, so the line cannot move past what is read next. Hence no re-check and no
-    // retry (model: JOINMID, NOSF).
+    // retry (stream.pml: M_JOINMID, M_NOSF).
     attachment_->set_cursor(0);
     attachment_->note_pinned();
     std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -351,8 +351,8 @@ inline bool Subscriber::load_streamed_version(LoadPlan& plan, Stream stream,
     bool there = false;
     bool aborted = false;
     const auto ready = [&] {
-      // oldest first, then completed: the other way round a completed record looks aborted (model
-      // ORDER).
+      // oldest first, then completed: the other way round a completed record looks aborted
+      // (stream.pml: M_ORDER).
       const std::uint64_t line = attachment_->oldest();
       there = header().completed.load(std::memory_order_acquire) >= next_;
       aborted = !there && line >= end;

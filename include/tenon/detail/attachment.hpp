@@ -5,7 +5,7 @@
 // The publisher does the mirror image (oldest, full fence, read every cursor), so of a pin and a
 // retirement at least one sees the other. Wrong: checking `oldest` before storing the cursor. The
 // publisher may retire and scan in between, see IDLE and rewrite what the reader then reads
-// (model mutants pin_after_check, M_NOSF).
+// (line.pml: M_PINLATE, M_NOSF).
 #pragma once
 
 #include <unistd.h>

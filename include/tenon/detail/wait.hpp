@@ -4,7 +4,7 @@
 // Waiter: read word; waiters += 1 (seq_cst); RE-CHECK THE DATA; sleep only while word is unchanged.
 // Wrong:  checking the data before reading the word, or not again after counting oneself: the wake
 // falls
-//         between check and sleep and is lost (models wake_check_then_word, wake_no_recheck_only).
+//         between check and sleep and is lost (wake.pml: M_CHECK_THEN_READ_WORD, M_NO_RECHECK).
 #pragma once
 
 #include <linux/futex.h>
