@@ -19,6 +19,7 @@
 #include <optional>
 #include <string>
 #include <tenon/detail/claim.hpp>
+#include <tenon/detail/crash_point.hpp>
 #include <tenon/detail/memory.hpp>
 #include <tenon/detail/wait.hpp>
 #include <thread>
@@ -47,6 +48,7 @@ class Attachment {
   /// A version this place holds, by parity: a publisher never completes v+2 while v is held.
   struct Held {
     std::uint64_t start = 0;  ///< its first record
+    std::uint64_t since = 0;  ///< when it was taken, as monotonic_ns()
     std::uint32_t leases = 0;
     std::uint32_t ending = 0;  ///< of them: released, and end by themselves behind a stream
     std::vector<const std::byte*> bucket;   ///< where each bucket's bytes are
@@ -63,6 +65,7 @@ class Attachment {
     std::atomic_thread_fence(std::memory_order_seq_cst);
     if (self->is_closed() || !self->open_slots()) return nullptr;
     wake(self->segment_.header().release);  // a publisher may be waiting for subscribers
+    crash_point(CrashPoint::attach_woken);
     return self;
   }
 
@@ -133,9 +136,11 @@ class Attachment {
       if (--held_[parity].leases > 0) return;
       const Held& other = held_[1 - parity];
       if (other.leases > 0 && other.start < held_[parity].start) return;
-      set_cursor(other.leases > 0 ? other.start : format::kIdle);
+      set_cursor(other.leases > 0 ? other.start : format::kIdle, other.since);
+      crash_point(CrashPoint::release_cursor);
     }
     wake(segment_.header().release);
+    crash_point(CrashPoint::release_woken);
   }
 
   /// Ends one lease when everything enqueued so far on each of the streams has passed. Throws
@@ -180,7 +185,9 @@ class Attachment {
         const std::lock_guard lock(a.mutex_);
         a.set_cursor(c.next == c.leave_at ? format::kIdle : c.next);
       }
+      crash_point(CrashPoint::advance_cursor);
       wake(a.segment_.header().release);
+      crash_point(CrashPoint::advance_woken);
       a.copies_passed();
     });
   }
@@ -202,13 +209,14 @@ class Attachment {
            (held_[1].leases > held_[1].ending && line > held_[1].start);
   }
 
-  /// release: everything this process read before is done before the publisher sees the new cursor.
-  void set_cursor(std::uint64_t record) noexcept {
-    segment_.place(*place_).cursor.store(failure() == nullptr ? record : format::kIdle,
-                                         std::memory_order_release);
-  }
-  void note_pinned() noexcept {
-    segment_.place(*place_).pinned_at.store(monotonic_ns(), std::memory_order_relaxed);
+  /// `since`: when what the cursor stands at was taken.
+  void set_cursor(std::uint64_t record, std::uint64_t since = monotonic_ns()) noexcept {
+    format::Place& row = segment_.place(*place_);
+    // Before the cursor: nobody who sees that takes the time of an earlier hold for this one's.
+    row.pinned_at.store(since, std::memory_order_relaxed);
+    // release: everything this process read before is done before the publisher sees the new
+    // cursor.
+    row.cursor.store(failure() == nullptr ? record : format::kIdle, std::memory_order_release);
   }
   void note_version(std::uint64_t version) noexcept {
     segment_.place(*place_).loaded_version.store(version, std::memory_order_relaxed);
@@ -261,11 +269,15 @@ class Attachment {
   void detach() noexcept {
     if (!place_) return;
     slots_.clear();  // detached means: handles closed, then the row says so
+    crash_point(CrashPoint::detach_slots);
     format::Place& row = segment_.place(*place_);
     row.cursor.store(format::kIdle, std::memory_order_release);
+    crash_point(CrashPoint::detach_cursor);
     row.state.store(static_cast<std::uint32_t>(format::PlaceState::free),
                     std::memory_order_release);
+    crash_point(CrashPoint::detach_state);
     unlock_byte(claim_->fd(), *place_);
+    crash_point(CrashPoint::detach_unlocked);
     wake(segment_.header().release);
   }
 
@@ -353,17 +365,22 @@ class Attachment {
                                                 " places of '" + segment_.object().name() +
                                                 "' are taken ('tenon inspect' lists them)");
     }
+    crash_point(CrashPoint::attach_locked);
     format::Place& row = segment_.place(*place_);
     const format::Process me = this_process();
     row.owner.pid.store(me.pid, std::memory_order_relaxed);
     row.owner.start_time.store(me.start_time, std::memory_order_relaxed);
     row.owner.pid_namespace.store(me.pid_namespace, std::memory_order_relaxed);
+    crash_point(CrashPoint::attach_owner);
     std::memset(row.label, 0, sizeof(row.label));
     std::memcpy(row.label, label.data(), std::min(label.size(), sizeof(row.label) - 1));
     row.loaded_version.store(0, std::memory_order_relaxed);
+    crash_point(CrashPoint::attach_label);
     row.cursor.store(format::kIdle, std::memory_order_release);
+    crash_point(CrashPoint::attach_cursor);
     row.state.store(static_cast<std::uint32_t>(format::PlaceState::attached),
                     std::memory_order_release);
+    crash_point(CrashPoint::attach_state);
   }
 
   /// For a row whose lock was free: free too, or its owner is no more.
@@ -384,6 +401,7 @@ class Attachment {
           segment_.slot(i, streaming ? largest : layout_.bucket_bytes(i % facts.buckets));
       slots_.push_back(open_slot(slot));
       if (!slots_.back()) return false;
+      crash_point(CrashPoint::attach_slot);
     }
     return true;
   }
@@ -437,7 +455,8 @@ class Attachment {
     // Under an older pin nothing at or above it is rewritten: no cursor to move, nothing to
     // re-check.
     const bool fresh = other.leases == 0;
-    if (fresh && !pin(c)) return std::nullopt;
+    const std::uint64_t since = monotonic_ns();
+    if (fresh && !pin(c, since)) return std::nullopt;
     try {
       read_records(mine, c);
     } catch (...) {
@@ -445,21 +464,25 @@ class Attachment {
       throw;
     }
     mine.start = c;
+    mine.since = since;
     mine.leases = 1;
     note_version(format::version_of(c, layout_.bucket_count()));
+    crash_point(CrashPoint::hold_records);
     return parity;
   }
 
-  bool pin(std::uint64_t c) noexcept {
+  bool pin(std::uint64_t c, std::uint64_t since) noexcept {
     // release: this may be the store through which the publisher learns of an earlier lease's end.
-    set_cursor(c);
+    set_cursor(c, since);
     std::atomic_thread_fence(std::memory_order_seq_cst);
+    crash_point(CrashPoint::pin_cursor);
     if (oldest() > c || failure() != nullptr) {
       set_cursor(format::kIdle);
+      crash_point(CrashPoint::pin_refused);
       wake(segment_.header().release);  // the publisher may have seen the pin and be waiting for it
       return false;
     }
-    note_pinned();
+    crash_point(CrashPoint::pin_checked);
     return true;
   }
 
