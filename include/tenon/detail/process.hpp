@@ -47,27 +47,36 @@ namespace tenon::detail {
   return std::strtoull(at + 1, nullptr, 10);
 }
 
+/// The pid namespace of this process; 0 where /proc does not tell.
+[[nodiscard]] inline std::uint64_t this_pid_namespace() noexcept {
+  struct ::stat st {};
+  return ::stat("/proc/self/ns/pid", &st) == 0 ? st.st_ino : 0;
+}
+
 /// This process. Read anew at each call: a forked child is somebody else.
 [[nodiscard]] inline format::Process this_process() noexcept {
   const auto pid = static_cast<std::uint32_t>(::getpid());
-  struct ::stat st {};
-  const std::uint64_t ns = ::stat("/proc/self/ns/pid", &st) == 0 ? st.st_ino : 0;
-  return {pid, 0, start_time_of(pid), ns};
+  return {pid, 0, start_time_of(pid), this_pid_namespace()};
+}
+
+/// Whether this pid is nobody's, or that of a zombie.
+[[nodiscard]] inline bool has_exited(std::uint32_t pid) noexcept {
+  const auto pidfd = static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(pid), 0U));
+  if (pidfd < 0)
+    // EINVAL, on newer kernels ENOENT: the number is now that of a thread. Anything else (an old
+    // kernel, no permission) tells nothing: alive.
+    return errno == ESRCH || errno == EINVAL || errno == ENOENT;
+  struct ::pollfd exited {
+    pidfd, POLLIN, 0
+  };
+  const bool is_zombie = ::poll(&exited, 1, 0) == 1;
+  ::close(pidfd);
+  return is_zombie;
 }
 
 /// Whether the process that recorded itself as `owner` still runs. False for a zombie.
 [[nodiscard]] inline bool is_running(const format::Process& owner) noexcept {
-  const auto pidfd = static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(owner.pid), 0U));
-  if (pidfd < 0)
-    // EINVAL, on newer kernels ENOENT: the number is now that of a thread. Anything else (an old
-    // kernel, no permission) tells nothing: alive.
-    return errno != ESRCH && errno != EINVAL && errno != ENOENT;
-  struct ::pollfd exited {
-    pidfd, POLLIN, 0
-  };
-  const bool has_exited = ::poll(&exited, 1, 0) == 1;
-  ::close(pidfd);
-  if (has_exited) return false;
+  if (has_exited(owner.pid)) return false;
   const std::uint64_t now = owner.start_time == 0 ? 0 : start_time_of(owner.pid);
   return now == 0 || now == owner.start_time;  // another start time: the pid was reused
 }
@@ -107,9 +116,14 @@ inline void unlock_byte(int fd, std::uint32_t byte) noexcept {
 /// Whether the recorded owner certainly runs. Pids mean nothing across pid namespaces: there, only
 /// the lock can tell.
 [[nodiscard]] inline bool is_known_running(const format::Process& owner) noexcept {
-  struct ::stat st {};
-  const std::uint64_t here = ::stat("/proc/self/ns/pid", &st) == 0 ? st.st_ino : 0;
-  return owner.pid != 0 && owner.pid_namespace == here && is_running(owner);
+  return owner.pid != 0 && owner.pid_namespace == this_pid_namespace() && is_running(owner);
+}
+
+/// Whether the recorded owner has certainly exited, whoever holds its lock by now. A start time
+/// that differs is no such proof: time namespaces shift it.
+[[nodiscard]] inline bool is_known_gone(const format::Process& owner) noexcept {
+  const std::uint64_t here = this_pid_namespace();
+  return owner.pid != 0 && here != 0 && owner.pid_namespace == here && has_exited(owner.pid);
 }
 
 /// Dead = the lock is free and, where pids mean anything, its recorded owner does not run either

@@ -163,8 +163,10 @@ class Segment {
     return r;
   }
 
+  /// Also while a cleaner holds the lock that was the publisher's.
   [[nodiscard]] bool publisher_dead() const noexcept {
-    return is_dead(object_.fd(), format::kPublisherByte, facts_.publisher);
+    return is_known_gone(facts_.publisher) ||
+           is_dead(object_.fd(), format::kPublisherByte, facts_.publisher);
   }
   /// The layout, from this process's cache when it has been read before.
   [[nodiscard]] Layout layout() const;
