@@ -78,7 +78,7 @@ void LogWriter::reclaim_dead() noexcept {
       continue;
     }
     crash_point(CrashPoint::reclaim_locked);
-    if (!detail::is_known_running(detail::owner_of(row))) {
+    if (!detail::still_owns(fd, detail::owner_of(row))) {
       row.cursor.store(format::kIdle, std::memory_order_release);
       crash_point(CrashPoint::reclaim_idle);
       row.state.store(static_cast<std::uint32_t>(format::PlaceState::free),

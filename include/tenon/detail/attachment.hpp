@@ -354,7 +354,7 @@ class Attachment {
     const int fd = claim_->fd();
     for (std::uint32_t i = 0; i < format::kPlaces && !place_; ++i) {
       if (!try_lock_byte(fd, i)) continue;
-      if (is_abandoned(segment_.place(i))) {
+      if (is_abandoned(fd, segment_.place(i))) {
         place_ = i;
       } else {
         unlock_byte(fd, i);  // its owner lives but lost its lock; its cursor is still honoured
@@ -384,10 +384,10 @@ class Attachment {
   }
 
   /// For a row whose lock was free: free too, or its owner is no more.
-  static bool is_abandoned(const format::Place& row) noexcept {
+  static bool is_abandoned(int fd, const format::Place& row) noexcept {
     return row.state.load(std::memory_order_acquire) ==
                static_cast<std::uint32_t>(format::PlaceState::free) ||
-           !is_known_running(owner_of(row));
+           !still_owns(fd, owner_of(row));
   }
 
   bool open_slots() {

@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -126,11 +127,38 @@ inline void unlock_byte(int fd, std::uint32_t byte) noexcept {
   return owner.pid != 0 && here != 0 && owner.pid_namespace == here && has_exited(owner.pid);
 }
 
-/// Dead = the lock is free and, where pids mean anything, its recorded owner does not run either
-/// (it may have lost its descriptors, by daemonising say).
+/// False when the process has certainly no mapping of the object behind `fd`.
+[[nodiscard]] inline bool may_have_mapped(std::uint32_t pid, int fd) noexcept {
+  char path[32];
+  std::snprintf(path, sizeof(path), "/proc/%u/maps", pid);
+  struct ::stat st {};
+  std::FILE* maps = ::fstat(fd, &st) == 0 ? std::fopen(path, "re") : nullptr;
+  if (maps == nullptr) return true;  // not ours to look at
+  bool found = false;
+  char line[512];
+  while (!found && std::fgets(line, sizeof(line), maps) != nullptr) {
+    unsigned major = 0;
+    unsigned minor = 0;
+    unsigned long long inode = 0;
+    found = std::sscanf(line, "%*x-%*x %*s %*x %x:%x %llu", &major, &minor, &inode) == 3 &&
+            makedev(major, minor) == st.st_dev && inode == st.st_ino;
+  }
+  std::fclose(maps);
+  return found;
+}
+
+/// Whether the recorded owner runs and is still the program it was. One that closed descriptors it
+/// does not know, by daemonising say, has lost its lock and goes on; one that became another
+/// program by exec has lost its memory too.
+[[nodiscard]] inline bool still_owns(int fd, const format::Process& owner) noexcept {
+  return is_known_running(owner) && may_have_mapped(owner.pid, fd);
+}
+
+/// Dead = the lock is free and, where pids mean anything, its recorded owner does not go on
+/// without.
 [[nodiscard]] inline bool is_dead(int fd, std::uint32_t byte,
                                   const format::Process& owner) noexcept {
-  return !is_locked_by_other(fd, byte) && !is_known_running(owner);
+  return !is_locked_by_other(fd, byte) && !still_owns(fd, owner);
 }
 
 /// Closes a claim's descriptor in forked children, so that a child that lives on (a data loader)
