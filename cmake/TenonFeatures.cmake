@@ -28,8 +28,10 @@ set(TENON_CLIENT_HEADERS
   include/tenon/detail/attachment.hpp
   include/tenon/detail/block.hpp
   include/tenon/detail/claim.hpp
+  include/tenon/detail/crash_point.hpp
   include/tenon/detail/hash.hpp
   include/tenon/detail/memory.hpp
+  include/tenon/detail/per_process.hpp
   include/tenon/detail/process.hpp
   include/tenon/detail/segment.hpp
   include/tenon/detail/shared_object.hpp

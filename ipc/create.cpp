@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <tenon/detail/crash_point.hpp>
 #include <thread>
 #include <utility>
 
@@ -12,6 +13,9 @@
 
 namespace tenon::ipc {
 namespace {
+
+using detail::crash_point;
+using detail::CrashPoint;
 
 constexpr int kCreating = 0200;  // nobody but root can read it before it is ready
 
@@ -27,11 +31,14 @@ ClaimedObject claim_name(const std::string& name, Duration timeout,
   std::string why;
   for (;;) {
     if (auto object = detail::SharedObject::create(name, kCreating)) {
+      crash_point(CrashPoint::create_object);
       // Between creating and locking, a cleaner may have taken the object for a leftover.
       auto claim = detail::Claim::on(*object);
       if (claim && detail::try_lock_byte(claim->fd(), format::kPublisherByte) &&
-          object->still_named())
+          object->still_named()) {
+        crash_point(CrashPoint::create_locked);
         return {std::move(*object), std::move(*claim)};
+      }
       if (!deadline.passed()) continue;
     }
     const RemovalResult result = remove_if_dead(name, ::geteuid(), false);
@@ -171,20 +178,27 @@ std::unique_ptr<LogWriter> create_segment(const SegmentRequest& request, SlotMem
         request.slots, entries, request.layout.bytes().second,
         request.checksums ? sets * request.layout.size() * sizeof(std::uint64_t) : 0);
     allocate_object(object, at.end);
+    crash_point(CrashPoint::create_sized);
     object.map(at.end);
     auto& header = *reinterpret_cast<format::Header*>(object.data());
     sign(header);
+    crash_point(CrashPoint::create_signed);
     describe(header, request, memory.identity(), at);
+    crash_point(CrashPoint::create_described);
     detail::Facts facts = detail::read_facts(header, at.end, owner);
     memory.allocate(facts, slot_sizes(request), progress);
+    crash_point(CrashPoint::create_slots);
     detail::Segment segment(std::move(object), std::move(facts));
     fill(segment, request.layout, memory);
+    crash_point(CrashPoint::create_filled);
     // release: whoever reads `ready` sees all of the above. The mode follows, for those it hid this
     // from.
     header.state.store(static_cast<std::uint32_t>(format::State::ready), std::memory_order_release);
+    crash_point(CrashPoint::create_ready);
     if (::fchmod(segment.object().fd(), static_cast<mode_t>(request.permissions)) != 0) {
       throw SystemError(errno, "making /dev/shm/" + name + " readable");
     }
+    crash_point(CrashPoint::create_visible);
     return std::make_unique<LogWriter>(std::move(segment), std::move(claim));
   } catch (...) {
     memory.withdraw();

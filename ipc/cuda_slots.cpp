@@ -6,6 +6,7 @@
 #include <map>
 #include <string>
 #include <tenon/cuda.hpp>
+#include <tenon/detail/crash_point.hpp>
 #include <utility>
 
 #include "slot_memory.hpp"
@@ -53,6 +54,7 @@ class CudaSlots final : public SlotMemory {
       for (std::size_t i = 0; i < sizes.size(); ++i) {
         const bool is_own = !own_.empty() && own_[i].allocation != nullptr;
         slots_.push_back(is_own ? adopt(own_[i]) : make(i, sizes));
+        detail::crash_point(detail::CrashPoint::create_slot);
         done += sizes[i];
         if (progress) progress(done, total);
       }

@@ -13,6 +13,7 @@
 #include <atomic>
 #include <mutex>
 #include <string>
+#include <tenon/detail/crash_point.hpp>
 #include <thread>
 #include <utility>
 
@@ -75,11 +76,13 @@ class HostSlots final : public SlotMemory {
       std::uint8_t instance[16];
       std::copy(facts.instance.begin(), facts.instance.end(), instance);
       object_ = create(detail::slot_object(facts.owner, instance, 0));
+      detail::crash_point(detail::CrashPoint::create_slot_object);
       map(total);
       for (const std::uint64_t size : sizes) {
         slots_.push_back({slots_.empty() ? 0 : slots_.back().offset + slots_.back().bytes, size});
       }
       prefault(progress);
+      detail::crash_point(detail::CrashPoint::create_slot);
     } catch (...) {
       withdraw();
       throw;

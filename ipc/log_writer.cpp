@@ -2,12 +2,15 @@
 
 #include <atomic>
 #include <cstdio>
+#include <tenon/detail/crash_point.hpp>
 #include <utility>
 
 #include "reclaim.hpp"
 
 namespace tenon::ipc {
 
+using detail::crash_point;
+using detail::CrashPoint;
 using detail::wake;
 
 void LogWriter::retire(std::uint64_t line, bool withdraw_current) noexcept {
@@ -16,11 +19,14 @@ void LogWriter::retire(std::uint64_t line, bool withdraw_current) noexcept {
   // Full fence, the publisher's half: `oldest` is visible before any cursor below is read (model
   // M_NOPF).
   std::atomic_thread_fence(std::memory_order_seq_cst);
+  crash_point(CrashPoint::retire_oldest);
   if (withdraw_current) {
     current_.store(0, std::memory_order_relaxed);
     header().current.store(0, std::memory_order_release);
+    crash_point(CrashPoint::retire_current);
   }
   wake(header().wake);  // holders learn that their lease is wanted
+  crash_point(CrashPoint::retire_woken);
 }
 
 void LogWriter::unretire(std::uint64_t oldest, std::uint64_t current) noexcept {
@@ -28,7 +34,9 @@ void LogWriter::unretire(std::uint64_t oldest, std::uint64_t current) noexcept {
   current_.store(current, std::memory_order_relaxed);
   header().oldest.store(oldest, std::memory_order_release);
   std::atomic_thread_fence(std::memory_order_seq_cst);
+  crash_point(CrashPoint::unretire_oldest);
   header().current.store(current, std::memory_order_release);
+  crash_point(CrashPoint::unretire_current);
   wake(header().wake);
 }
 
@@ -69,12 +77,16 @@ void LogWriter::reclaim_dead() noexcept {
       detail::report(e.what());
       continue;
     }
-    if (!detail::is_known_running(detail::owner_of(row))) {
+    crash_point(CrashPoint::reclaim_locked);
+    if (!detail::still_owns(fd, detail::owner_of(row))) {
       row.cursor.store(format::kIdle, std::memory_order_release);
+      crash_point(CrashPoint::reclaim_idle);
       row.state.store(static_cast<std::uint32_t>(format::PlaceState::free),
                       std::memory_order_release);
+      crash_point(CrashPoint::reclaim_free);
     }
     detail::unlock_byte(fd, i);
+    crash_point(CrashPoint::reclaim_unlocked);
   }
 }
 
@@ -112,16 +124,20 @@ bool LogWriter::wait_for_attached(std::uint32_t count, std::uint64_t cursor,
 }
 
 std::string LogWriter::holders(std::uint64_t line) const {
+  const bool streaming = segment_.facts().mode == Mode::streaming;
   std::string text;
   for (const SubscriberInfo& s : detail::read_places(segment_)) {
     const std::uint64_t cursor = segment_.place(s.place).cursor.load(std::memory_order_relaxed);
     if (cursor == format::kIdle || cursor >= line) continue;
     char held_for[32];
-    std::snprintf(held_for, sizeof(held_for), "%.1f s",
+    std::snprintf(held_for, sizeof(held_for), " for %.1f s",
                   std::chrono::duration<double>(s.held_for).count());
     text += (text.empty() ? "place " : ", place ") + std::to_string(s.place) + ", pid " +
-            std::to_string(s.pid) + " (" + s.label + ") holds version " + std::to_string(s.holds) +
-            " for " + held_for;
+            std::to_string(s.pid) + " (" + s.label + ") holds version " +
+            std::to_string(format::version_of(cursor, buckets()));
+    if (streaming && cursor > 0)
+      text += " from bucket " + std::to_string((cursor - 1) % buckets()) + " on";
+    text += held_for;
     // Any subscriber can write another's row. Whoever acts on the pid should know.
     if (!detail::is_locked_by_other(segment_.object().fd(), s.place))
       text += " but not the lock of its place: it lost it, or another process wrote this pid";
@@ -134,11 +150,13 @@ void LogWriter::write_record(std::uint64_t n, const detail::Record& record) noex
   entry.number.store(0, std::memory_order_relaxed);
   std::atomic_thread_fence(
       std::memory_order_release);  // the fields below are not seen under the old number
+  crash_point(CrashPoint::publish_record_opened);
   entry.version.store(record.version, std::memory_order_relaxed);
   entry.bucket.store(record.bucket, std::memory_order_relaxed);
   entry.slot.store(record.slot, std::memory_order_relaxed);
   entry.written_in.store(record.written_in, std::memory_order_relaxed);
   entry.number.store(n, std::memory_order_release);
+  crash_point(CrashPoint::publish_record);
 }
 
 void LogWriter::write_checksums(std::uint32_t slot, std::size_t first, std::size_t last,
@@ -148,6 +166,7 @@ void LogWriter::write_checksums(std::uint32_t slot, std::size_t first, std::size
   for (std::size_t i = first; i < last; ++i)
     segment_.checksum(format::checksum_index(slot, buckets(), parameters, i))
         .store(sums[i], std::memory_order_relaxed);
+  crash_point(CrashPoint::publish_checksums);
 }
 
 void LogWriter::complete_version(std::uint64_t start) noexcept {
@@ -155,19 +174,24 @@ void LogWriter::complete_version(std::uint64_t start) noexcept {
   // release: the records and every byte of the version are visible to whoever reads this start.
   current_.store(start, std::memory_order_relaxed);
   header().current.store(start, std::memory_order_release);
+  crash_point(CrashPoint::complete_current);
   wake(header().wake);
+  crash_point(CrashPoint::complete_woken);
 }
 
 void LogWriter::complete_record(std::uint64_t n) noexcept {
   header().completed.store(n, std::memory_order_release);
+  crash_point(CrashPoint::complete_record);
   wake(header().wake);
+  crash_point(CrashPoint::complete_woken);
 }
 
 void LogWriter::burn(std::uint64_t next_start) noexcept {
   oldest_.store(next_start, std::memory_order_relaxed);
   header().oldest.store(next_start, std::memory_order_release);
+  crash_point(CrashPoint::abort_line);
   // Full fence, as in retire(): the line of the next record is this one, so nothing is retired
-  // before the cursors are read (model M_BURN).
+  // before the cursors are read (stream.pml: M_BURN).
   std::atomic_thread_fence(std::memory_order_seq_cst);
   wake(header().wake);
 }
@@ -223,8 +247,11 @@ void LogWriter::close(format::ClosedReason reason) noexcept {
   // Full fence: either a claimer's row is seen from here on, or it sees `closed` (protocol section
   // 7).
   std::atomic_thread_fence(std::memory_order_seq_cst);
+  crash_point(CrashPoint::close_state);
   wake(header().wake);
+  crash_point(CrashPoint::close_woken);
   unlink_if_named(segment_.object());
+  crash_point(CrashPoint::close_name);
 }
 
 }  // namespace tenon::ipc

@@ -6,10 +6,15 @@
 #include <memory>
 #include <set>
 #include <string_view>
+#include <tenon/detail/crash_point.hpp>
 #include <tenon/detail/process.hpp>
 #include <utility>
 
 namespace tenon::ipc {
+
+using detail::crash_point;
+using detail::CrashPoint;
+
 namespace {
 
 constexpr const char* kDirectory = "/dev/shm";
@@ -108,7 +113,7 @@ RemovalResult remove_if_dead(const std::string& name, Uid owner, bool dry_run) {
                                          static_cast<std::uint32_t>(format::State::ready);
   const bool locked = dry_run ? !detail::is_locked_by_other(candidate.fd(), format::kPublisherByte)
                               : detail::try_lock_byte(candidate.fd(), format::kPublisherByte);
-  const bool runs = ready && detail::is_known_running(h->publisher);
+  const bool runs = ready && detail::still_owns(candidate.fd(), h->publisher);
   if (!locked) {
     // A lock held although the publisher is dead is a cleaner's; `closed` by a publisher that lives
     // on waits for its readers and removes the name itself. Across pid namespaces only the lock can
@@ -122,6 +127,7 @@ RemovalResult remove_if_dead(const std::string& name, Uid owner, bool dry_run) {
   if (runs) return {Removal::busy, "published by process " + pid + ", which lost its lock"};
   if (!candidate.still_named()) return {Removal::busy, "its name changed hands"};
 
+  crash_point(CrashPoint::clean_locked);
   RemovalResult result{Removal::removed,
                        pid.empty() || pid == "0"
                            ? "left behind half created, or damaged"
@@ -132,12 +138,14 @@ RemovalResult remove_if_dead(const std::string& name, Uid owner, bool dry_run) {
                                                        detail::instance_text(h->instance) + ".")) {
       result.bytes += object_bytes(slot);
       if (!dry_run) detail::SharedObject::unlink(slot);
+      crash_point(CrashPoint::clean_slot);
     }
   }
   // The name last: a cleaner killed half-way leaves it to be found.
   if (!dry_run && !detail::SharedObject::unlink(name)) {
     return {Removal::busy, "cannot be removed (permission?)"};
   }
+  crash_point(CrashPoint::clean_name);
   return result;
 }
 
@@ -179,6 +187,7 @@ std::vector<Leftover> gc(bool dry_run, std::optional<Uid> owner) {
     if (bytes == 0 && ::access(("/dev/shm/" + slot).c_str(), F_OK) != 0)
       continue;  // removed with its publication
     if (!dry_run && !detail::SharedObject::unlink(slot)) continue;
+    ipc::crash_point(ipc::CrashPoint::clean_orphan);
     found.push_back({slot, "a slot that belongs to no publication", bytes});
   }
   return found;

@@ -1,10 +1,15 @@
 // How a version is completed and a publication ends: what waits for work that runs behind the
 // caller's back, on a GPU. In host memory it has run already.
+#include <tenon/detail/crash_point.hpp>
 #include <utility>
 
 #include "publisher_impl.hpp"
 
 namespace tenon {
+
+using detail::crash_point;
+using detail::CrashPoint;
+
 namespace {
 
 constexpr Duration kClose = std::chrono::seconds(2);
@@ -24,8 +29,10 @@ void Publisher::Impl::store_behind(Store store) {
       attempt_->stream,
       [](void* argument) {
         const std::unique_ptr<Completion> c(static_cast<Completion*>(argument));
+        crash_point(CrashPoint::complete_begun);
         if (c->store) c->store(*c->log);
         c->log->finish(c->ticket);
+        crash_point(CrashPoint::complete_finished);
       },
       completion.get());
   (void)completion.release();
@@ -104,9 +111,11 @@ bool Publisher::Impl::close(format::ClosedReason reason) noexcept {
   if (closed_) return !in_use_;  // the abort found the device broken
   closed_ = true;
   const detail::Deadline deadline(kClose);
-  slots_->withdraw();   // host memory: the names go now, the pages with the last mapping
+  slots_->withdraw();  // host memory: the names go now, the pages with the last mapping
+  crash_point(CrashPoint::close_slots);
   log_->close(reason);  // the header's name last: until then a cleaner can find the slots
   if (!slots_->outlived_by_readers()) free_slots(deadline);
+  crash_point(CrashPoint::close_done);
   return !in_use_;
 }
 

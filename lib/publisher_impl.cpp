@@ -1,6 +1,7 @@
 #include "publisher_impl.hpp"
 
 #include <algorithm>
+#include <tenon/detail/crash_point.hpp>
 #include <thread>
 #include <utility>
 
@@ -8,6 +9,10 @@
 #include "no_cuda.hpp"
 
 namespace tenon {
+
+using detail::crash_point;
+using detail::CrashPoint;
+
 namespace {
 
 unsigned thread_count(unsigned wanted) {
@@ -228,10 +233,12 @@ void Publisher::Impl::begin(std::optional<Stream> stream, const PublishOptions& 
   const std::uint64_t first = format::start_of(a.version, buckets_.size());
   const bool streaming = mode_ == Mode::streaming;
   if (!log_->wait_for_attached(options.require, streaming ? first : 0, {a.deadline, a.check})) {
+    const std::string behind = streaming ? log_->holders(first) : "";
     throw Error(Errc::DeadlinePassed, "publishing version " + std::to_string(a.version) + " of '" +
                                           name_ + "': fewer than " +
                                           std::to_string(options.require) + " subscribers are " +
-                                          (streaming ? "waiting for it" : "attached"));
+                                          (streaming ? "waiting for it" : "attached") +
+                                          (behind.empty() ? "" : "; behind it: " + behind));
   }
   attempt_ = std::move(a);
   if (streaming) return;
@@ -249,7 +256,10 @@ void Publisher::Impl::begin(std::optional<Stream> stream, const PublishOptions& 
 
 void Publisher::Impl::await_readers(std::uint64_t line) {
   const std::uint64_t limit = format::start_of(attempt_->version + 1, buckets_.size());
-  if (log_->wait_for_readers(line, limit, {attempt_->deadline, attempt_->check})) return;
+  if (log_->wait_for_readers(line, limit, {attempt_->deadline, attempt_->check})) {
+    crash_point(CrashPoint::publish_readers_gone);
+    return;
+  }
   throw Error(Errc::DeadlinePassed,
               "publishing version " + std::to_string(attempt_->version) + " of '" + name_ +
                   "': waiting for subscribers to let go: " + log_->holders(line) +
@@ -343,6 +353,7 @@ void Publisher::Impl::put(std::size_t bucket, std::span<const Source> sources) {
   // Until it is known, and when that throws, it may be the host's memory that is read.
   const bool read_host = std::exchange(attempt_->reads_host, true);
   if (gather_->run(bucket, sources, slot, attempt_->stream)) attempt_->reads_host = read_host;
+  crash_point(CrashPoint::publish_bucket);
   seal_as(bucket, unchanged);
 }
 
@@ -374,6 +385,7 @@ std::uint64_t Publisher::Impl::commit() {
             (a.progress[b] == Progress::open ? " is open" : " was neither written nor kept"));
   }
   write_records();
+  crash_point(CrashPoint::publish_records);
   const std::uint64_t last = start() + buckets_.size() - 1;
   store_behind([sums = checksum_store(), first = start(), last,
                 streaming = mode_ == Mode::streaming](ipc::LogWriter& log) {
@@ -390,6 +402,7 @@ std::uint64_t Publisher::Impl::commit() {
   // version is committed: there is no attempt any more that could be aborted.
   const Attempt done = std::move(a);
   attempt_.reset();
+  crash_point(CrashPoint::publish_committed);
   if (!done.reads_host || await_enqueued({done.deadline, done.check})) return version;
   throw Error(Errc::DeadlinePassed, "version " + std::to_string(version) + " of '" + name_ +
                                         "' is committed, but its sources in host memory have not "
@@ -418,6 +431,7 @@ void Publisher::Impl::abort() noexcept {
   if (!attempt_ || !is_owner()) return;
   const Attempt& a = *attempt_;
   const bool settled = settle();
+  crash_point(CrashPoint::abort_settled);
   for (std::size_t b = 0; b < buckets_.size(); ++b) {
     if (a.progress[b] == Progress::open || (a.progress[b] == Progress::sealed && !a.unchanged[b]))
       buckets_[b].unconfirmed = true;
@@ -432,6 +446,7 @@ void Publisher::Impl::abort() noexcept {
     log_->unretire(a.saved_oldest, a.saved_current);
   }
   attempt_.reset();
+  crash_point(CrashPoint::abort_done);
   if (!settled) close(format::ClosedReason::device_error);
 }
 

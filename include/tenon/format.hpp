@@ -122,7 +122,7 @@ struct Place {
   alignas(64) Word64 cursor;  ///< kIdle, or the lowest record start this place still holds
   Word32 state;               ///< PlaceState
   std::uint32_t reserved0;
-  Word64 pinned_at;       ///< CLOCK_MONOTONIC ns when the cursor last left kIdle; for people
+  Word64 pinned_at;  ///< CLOCK_MONOTONIC ns when what the cursor stands at was taken; for people
   Word64 loaded_version;  ///< newest version acquired or loaded here; for people
   alignas(64) OwnerWords owner;
   char label[kLabelBytes];

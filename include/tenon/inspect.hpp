@@ -19,7 +19,7 @@ struct SubscriberInfo {
   bool alive = true;
   std::uint64_t holds = 0;         ///< the oldest version it holds; 0 nothing
   std::uint64_t last_version = 0;  ///< the newest it acquired or loaded; 0 none
-  Duration held_for{};  ///< since it last began to hold something; 0 when it holds nothing
+  Duration held_for{};  ///< since it took that (streaming: that record); 0 when it holds nothing
 };
 
 /// One publication, as it was when looked at. Fields behind `why` are only set for states `ready`

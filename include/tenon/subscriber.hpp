@@ -258,8 +258,10 @@ inline std::uint64_t Subscriber::load_kept(LoadPlan& plan, Stream stream,
                                            const detail::Deadline& deadline) {
   Lease lease = wait(newer_than(plan.version()), deadline.left());
   try {
-    for (std::size_t b = 0; b < layout().bucket_count(); ++b)
+    for (std::size_t b = 0; b < layout().bucket_count(); ++b) {
       plan.load_bucket(b, lease.version(), lease.written_in(b), lease.bucket(b), stream);
+      detail::crash_point(detail::CrashPoint::load_bucket);
+    }
     attachment_->finish_behind(stream);
     wait_for_copies(deadline);
   } catch (...) {
@@ -276,6 +278,7 @@ inline std::uint64_t Subscriber::load_kept(LoadPlan& plan, Stream stream,
 inline void Subscriber::move_to(std::uint64_t record) noexcept {
   next_ = record;
   attachment_->set_cursor(record);
+  detail::crash_point(detail::CrashPoint::move_cursor);
   detail::wake(header().release);
 }
 
@@ -291,8 +294,8 @@ inline std::uint64_t Subscriber::join() {
     // 0 gates everything, so the line cannot move past what is read next. Hence no re-check and no
     // retry (stream.pml: M_JOINMID, M_NOSF).
     attachment_->set_cursor(0);
-    attachment_->note_pinned();
     std::atomic_thread_fence(std::memory_order_seq_cst);
+    detail::crash_point(detail::CrashPoint::join_gate);
     move_to(format::next_start(attachment_->oldest(), facts().buckets));
   }
   return format::version_of(next_, facts().buckets);
@@ -372,6 +375,7 @@ inline bool Subscriber::load_streamed_version(LoadPlan& plan, Stream stream,
     const detail::Record record = attachment_->segment().record(next_);
     plan.load_bucket(record.bucket, version, record.written_in, attachment_->slot(record.slot),
                      stream);
+    detail::crash_point(detail::CrashPoint::load_bucket);
     attachment_->advance_behind(stream);
   }
   wait_for_copies(deadline);

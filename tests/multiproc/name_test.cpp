@@ -61,6 +61,34 @@ TEST(Name, CleanerAtWorkIsWaitedForAndIsNoLivePublisher) {
   EXPECT_NE(pub.notes()[0].find("which is gone"), std::string::npos) << pub.notes()[0];
 }
 
+// A cleaner holds the lock that was the dead publisher's. That makes nobody alive again.
+TEST(Name, DeadPublisherStaysDeadWhileACleanerIsAtWork) {
+  Model model;
+  const std::string name = unique_name("cleaned");
+  const Signal ready;
+  Child owner([&] {
+    Publisher pub = Publisher::create(name, model.layout);
+    model.publish(pub, 1);
+    ready.poke();
+    for (;;) ::pause();
+    return 0;
+  });
+  ASSERT_TRUE(ready.wait());
+  auto sub = Subscriber::attach(name);
+  const Lease lease = sub.wait(newest(), kPatience);
+  owner.kill();
+  auto cleaner = detail::SharedObject::open(detail::publication_object(::geteuid(), name),
+                                            detail::SharedObject::Access::read_write);
+  ASSERT_TRUE(detail::try_lock_byte(cleaner->fd(), format::kPublisherByte));
+  EXPECT_THROWS(PublisherGone, "died", (void)sub.wait(newer_than(1), kPatience));
+  EXPECT_EQ(lease.publisher(), PublisherStatus::gone);
+  EXPECT_EQ(Subscriber::probe(name), Attach::stale);
+  EXPECT_THROWS(PublisherGone, "left behind by process",
+                (void)Subscriber::attach(name, {.deadline = 50ms}));
+  cleaner.reset();
+  Publisher next = Publisher::create(name, model.layout);
+}
+
 // Trainers fork data loaders at any moment. A child forked while slots are made must not keep the
 // name locked when its parent has died.
 TEST(Name, ChildForkedDuringCreationDoesNotKeepTheLock) {

@@ -221,6 +221,8 @@ class Claims : public LockBytes {
 };
 
 TEST_F(Claims, AreAliveWhileEitherTheLockOrTheOwnerIs) {
+  EXPECT_TRUE(is_dead(one_.fd(), kByte, me_)) << "this program has nothing to do with it";
+  one_.map(64);
   EXPECT_FALSE(is_dead(one_.fd(), kByte, me_)) << "the owner lives, though it lost its lock";
   const Process gone{me_.pid, 0, me_.start_time + 1, me_.pid_namespace};
   EXPECT_TRUE(is_dead(one_.fd(), kByte, gone));

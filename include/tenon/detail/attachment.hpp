@@ -19,6 +19,7 @@
 #include <optional>
 #include <string>
 #include <tenon/detail/claim.hpp>
+#include <tenon/detail/crash_point.hpp>
 #include <tenon/detail/memory.hpp>
 #include <tenon/detail/wait.hpp>
 #include <thread>
@@ -47,6 +48,7 @@ class Attachment {
   /// A version this place holds, by parity: a publisher never completes v+2 while v is held.
   struct Held {
     std::uint64_t start = 0;  ///< its first record
+    std::uint64_t since = 0;  ///< when it was taken, as monotonic_ns()
     std::uint32_t leases = 0;
     std::uint32_t ending = 0;  ///< of them: released, and end by themselves behind a stream
     std::vector<const std::byte*> bucket;   ///< where each bucket's bytes are
@@ -63,6 +65,7 @@ class Attachment {
     std::atomic_thread_fence(std::memory_order_seq_cst);
     if (self->is_closed() || !self->open_slots()) return nullptr;
     wake(self->segment_.header().release);  // a publisher may be waiting for subscribers
+    crash_point(CrashPoint::attach_woken);
     return self;
   }
 
@@ -143,9 +146,11 @@ class Attachment {
       if (--mine.leases > 0) return;
       const Held& other = held_[1 - parity];
       if (other.leases > 0 && other.start < mine.start) return;
-      set_cursor(lowest_held());
+      set_cursor_to_lowest();
+      crash_point(CrashPoint::release_cursor);
     }
     wake(segment_.header().release);
+    crash_point(CrashPoint::release_woken);
   }
 
   /// Ends one lease when everything enqueued so far on each of the streams has passed. Throws
@@ -191,7 +196,9 @@ class Attachment {
         const std::lock_guard lock(a.mutex_);
         a.set_cursor(c.next == c.leave_at ? format::kIdle : c.next);
       }
+      crash_point(CrashPoint::advance_cursor);
       wake(a.segment_.header().release);
+      crash_point(CrashPoint::advance_woken);
       a.copies_passed();
     });
   }
@@ -215,13 +222,14 @@ class Attachment {
            (held_[1].leases > held_[1].ending && line > held_[1].start);
   }
 
-  /// release: everything this process read before is done before the publisher sees the new cursor.
-  void set_cursor(std::uint64_t record) noexcept {
-    segment_.place(*place_).cursor.store(is_lost() ? format::kIdle : record,
-                                         std::memory_order_release);
-  }
-  void note_pinned() noexcept {
-    segment_.place(*place_).pinned_at.store(monotonic_ns(), std::memory_order_relaxed);
+  /// `since`: when what the cursor stands at was taken.
+  void set_cursor(std::uint64_t record, std::uint64_t since = monotonic_ns()) noexcept {
+    format::Place& row = segment_.place(*place_);
+    // Before the cursor: nobody who sees that takes the time of an earlier hold for this one's.
+    row.pinned_at.store(since, std::memory_order_relaxed);
+    // release: everything this process read before is done before the publisher sees the new
+    // cursor.
+    row.cursor.store(is_lost() ? format::kIdle : record, std::memory_order_release);
   }
   void note_version(std::uint64_t version) noexcept {
     segment_.place(*place_).loaded_version.store(version, std::memory_order_relaxed);
@@ -231,12 +239,13 @@ class Attachment {
   [[nodiscard]] const char* failure() const noexcept {
     return failure_.load(std::memory_order_acquire);
   }
-  /// Under mutex_: what the cursor is to be.
-  [[nodiscard]] std::uint64_t lowest_held() const noexcept {
-    std::uint64_t lowest = format::kIdle;
+  /// Under mutex_.
+  void set_cursor_to_lowest() noexcept {
+    const Held* lowest = nullptr;
     for (const Held& held : held_)
-      if (held.leases > 0) lowest = std::min(lowest, held.start);
-    return lowest;
+      if (held.leases > 0 && (lowest == nullptr || held.start < lowest->start)) lowest = &held;
+    if (lowest == nullptr) return set_cursor(format::kIdle);
+    set_cursor(lowest->start, lowest->since);
   }
   static constexpr int kAttempts = 8;
   static constexpr Duration kDrain = std::chrono::seconds(2);
@@ -291,11 +300,15 @@ class Attachment {
   void detach() noexcept {
     if (!place_) return;
     slots_.clear();  // detached means: handles closed, then the row says so
+    crash_point(CrashPoint::detach_slots);
     format::Place& row = segment_.place(*place_);
     row.cursor.store(format::kIdle, std::memory_order_release);
+    crash_point(CrashPoint::detach_cursor);
     row.state.store(static_cast<std::uint32_t>(format::PlaceState::free),
                     std::memory_order_release);
+    crash_point(CrashPoint::detach_state);
     unlock_byte(claim_->fd(), *place_);
+    crash_point(CrashPoint::detach_unlocked);
     wake(segment_.header().release);
   }
 
@@ -352,7 +365,7 @@ class Attachment {
       const std::lock_guard lock(mutex_);  // behind it nobody stores another cursor
       failure_.store(error, std::memory_order_release);
       for (Held& held : held_) held.leases -= std::exchange(held.ending, 0);
-      if (segment_.facts().mode != Mode::streaming || is_lost()) set_cursor(lowest_held());
+      if (segment_.facts().mode != Mode::streaming || is_lost()) set_cursor_to_lowest();
     }
     if (is_lost())
       segment_.place(*place_).state.store(static_cast<std::uint32_t>(format::PlaceState::failed),
@@ -377,7 +390,7 @@ class Attachment {
     const int fd = claim_->fd();
     for (std::uint32_t i = 0; i < format::kPlaces && !place_; ++i) {
       if (!try_lock_byte(fd, i)) continue;
-      if (is_abandoned(segment_.place(i))) {
+      if (is_abandoned(fd, segment_.place(i))) {
         place_ = i;
       } else {
         unlock_byte(fd, i);  // its owner lives but lost its lock; its cursor is still honoured
@@ -388,24 +401,29 @@ class Attachment {
                                                 " places of '" + segment_.object().name() +
                                                 "' are taken ('tenon inspect' lists them)");
     }
+    crash_point(CrashPoint::attach_locked);
     format::Place& row = segment_.place(*place_);
     const format::Process me = this_process();
     row.owner.pid.store(me.pid, std::memory_order_relaxed);
     row.owner.start_time.store(me.start_time, std::memory_order_relaxed);
     row.owner.pid_namespace.store(me.pid_namespace, std::memory_order_relaxed);
+    crash_point(CrashPoint::attach_owner);
     std::memset(row.label, 0, sizeof(row.label));
     std::memcpy(row.label, label.data(), std::min(label.size(), sizeof(row.label) - 1));
     row.loaded_version.store(0, std::memory_order_relaxed);
+    crash_point(CrashPoint::attach_label);
     row.cursor.store(format::kIdle, std::memory_order_release);
+    crash_point(CrashPoint::attach_cursor);
     row.state.store(static_cast<std::uint32_t>(format::PlaceState::attached),
                     std::memory_order_release);
+    crash_point(CrashPoint::attach_state);
   }
 
   /// For a row whose lock was free: free too, or its owner is no more.
-  static bool is_abandoned(const format::Place& row) noexcept {
+  static bool is_abandoned(int fd, const format::Place& row) noexcept {
     return row.state.load(std::memory_order_acquire) ==
                static_cast<std::uint32_t>(format::PlaceState::free) ||
-           !is_known_running(owner_of(row));
+           !still_owns(fd, owner_of(row));
   }
 
   bool open_slots() {
@@ -421,6 +439,7 @@ class Attachment {
       if (!mapped.memory) return false;
       slots_.push_back(std::move(mapped.memory));
       device_ = mapped.device;
+      crash_point(CrashPoint::attach_slot);
     }
     return true;
   }
@@ -474,7 +493,8 @@ class Attachment {
     // Under an older pin nothing at or above it is rewritten: no cursor to move, nothing to
     // re-check.
     const bool fresh = other.leases == 0;
-    if (fresh && !pin(c)) return std::nullopt;
+    const std::uint64_t since = monotonic_ns();
+    if (fresh && !pin(c, since)) return std::nullopt;
     try {
       read_records(mine, c);
     } catch (...) {
@@ -482,21 +502,25 @@ class Attachment {
       throw;
     }
     mine.start = c;
+    mine.since = since;
     mine.leases = 1;
     note_version(format::version_of(c, layout_.bucket_count()));
+    crash_point(CrashPoint::hold_records);
     return parity;
   }
 
-  bool pin(std::uint64_t c) noexcept {
+  bool pin(std::uint64_t c, std::uint64_t since) noexcept {
     // release: this may be the store through which the publisher learns of an earlier lease's end.
-    set_cursor(c);
+    set_cursor(c, since);
     std::atomic_thread_fence(std::memory_order_seq_cst);
+    crash_point(CrashPoint::pin_cursor);
     if (oldest() > c || is_lost()) {
       set_cursor(format::kIdle);
+      crash_point(CrashPoint::pin_refused);
       wake(segment_.header().release);  // the publisher may have seen the pin and be waiting for it
       return false;
     }
-    note_pinned();
+    crash_point(CrashPoint::pin_checked);
     return true;
   }
 

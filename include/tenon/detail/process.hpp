@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -61,26 +62,21 @@ struct ProcessStat {
   return stat_of(pid).start_time;
 }
 
+/// The pid namespace of this process; 0 where /proc does not tell.
+[[nodiscard]] inline std::uint64_t this_pid_namespace() noexcept {
+  struct ::stat st {};
+  return ::stat("/proc/self/ns/pid", &st) == 0 ? st.st_ino : 0;
+}
+
 /// This process. Read anew at each call: a forked child is somebody else.
 [[nodiscard]] inline format::Process this_process() noexcept {
   const auto pid = static_cast<std::uint32_t>(::getpid());
-  struct ::stat st {};
-  const std::uint64_t ns = ::stat("/proc/self/ns/pid", &st) == 0 ? st.st_ino : 0;
-  return {pid, 0, start_time_of(pid), ns};
+  return {pid, 0, start_time_of(pid), this_pid_namespace()};
 }
 
-/// Closes `pidfd`.
-[[nodiscard]] inline bool has_exited(int pidfd) noexcept {
-  struct ::pollfd exited {
-    pidfd, POLLIN, 0
-  };
-  const bool result = ::poll(&exited, 1, 0) == 1;
-  ::close(pidfd);
-  return result;
-}
-
-/// The same where there are no pidfds: an old kernel, or a container whose seccomp profile refuses
-/// them. A zombie whose other threads live on has not exited. What cannot be told is alive.
+/// Whether a pid is nobody's, or a zombie's, where there are no pidfds: an old kernel, or a
+/// container whose seccomp profile refuses them. A zombie whose other threads live on has not
+/// exited. What cannot be told is alive.
 [[nodiscard]] inline bool has_exited_by_proc(std::uint32_t pid) noexcept {
   const auto number = static_cast<pid_t>(pid);
   if (number <= 0 || (::kill(number, 0) != 0 && errno == ESRCH)) return true;
@@ -88,12 +84,23 @@ struct ProcessStat {
   return (stat.state == 'Z' || stat.state == 'X') && stat.threads <= 1;
 }
 
+/// Whether this pid is nobody's, or that of a zombie.
+[[nodiscard]] inline bool has_exited(std::uint32_t pid) noexcept {
+  const auto pidfd = static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(pid), 0U));
+  // EINVAL, on newer kernels ENOENT: the number is now that of a thread.
+  if (pidfd < 0 && (errno == ESRCH || errno == EINVAL || errno == ENOENT)) return true;
+  if (pidfd < 0) return has_exited_by_proc(pid);
+  struct ::pollfd exited {
+    pidfd, POLLIN, 0
+  };
+  const bool is_zombie = ::poll(&exited, 1, 0) == 1;
+  ::close(pidfd);
+  return is_zombie;
+}
+
 /// Whether the process that recorded itself as `owner` still runs. False for a zombie.
 [[nodiscard]] inline bool is_running(const format::Process& owner) noexcept {
-  const auto pidfd = static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(owner.pid), 0U));
-  // EINVAL, on newer kernels ENOENT: the number is now that of a thread.
-  if (pidfd < 0 && (errno == ESRCH || errno == EINVAL || errno == ENOENT)) return false;
-  if (pidfd < 0 ? has_exited_by_proc(owner.pid) : has_exited(pidfd)) return false;
+  if (has_exited(owner.pid)) return false;
   const std::uint64_t now = owner.start_time == 0 ? 0 : start_time_of(owner.pid);
   return now == 0 || now == owner.start_time;  // another start time: the pid was reused
 }
@@ -133,16 +140,48 @@ inline void unlock_byte(int fd, std::uint32_t byte) noexcept {
 /// Whether the recorded owner certainly runs. Pids mean nothing across pid namespaces: there, only
 /// the lock can tell.
 [[nodiscard]] inline bool is_known_running(const format::Process& owner) noexcept {
-  struct ::stat st {};
-  const std::uint64_t here = ::stat("/proc/self/ns/pid", &st) == 0 ? st.st_ino : 0;
-  return owner.pid != 0 && owner.pid_namespace == here && is_running(owner);
+  return owner.pid != 0 && owner.pid_namespace == this_pid_namespace() && is_running(owner);
 }
 
-/// Dead = the lock is free and, where pids mean anything, its recorded owner does not run either
-/// (it may have lost its descriptors, by daemonising say).
+/// Whether the recorded owner has certainly exited, whoever holds its lock by now. A start time
+/// that differs is no such proof: time namespaces shift it.
+[[nodiscard]] inline bool is_known_gone(const format::Process& owner) noexcept {
+  const std::uint64_t here = this_pid_namespace();
+  return owner.pid != 0 && here != 0 && owner.pid_namespace == here && has_exited(owner.pid);
+}
+
+/// False when the process has certainly no mapping of the object behind `fd`.
+[[nodiscard]] inline bool may_have_mapped(std::uint32_t pid, int fd) noexcept {
+  char path[32];
+  std::snprintf(path, sizeof(path), "/proc/%u/maps", pid);
+  struct ::stat st {};
+  std::FILE* maps = ::fstat(fd, &st) == 0 ? std::fopen(path, "re") : nullptr;
+  if (maps == nullptr) return true;  // not ours to look at
+  bool found = false;
+  char line[512];
+  while (!found && std::fgets(line, sizeof(line), maps) != nullptr) {
+    unsigned major = 0;
+    unsigned minor = 0;
+    unsigned long long inode = 0;
+    found = std::sscanf(line, "%*x-%*x %*s %*x %x:%x %llu", &major, &minor, &inode) == 3 &&
+            makedev(major, minor) == st.st_dev && inode == st.st_ino;
+  }
+  std::fclose(maps);
+  return found;
+}
+
+/// Whether the recorded owner runs and is still the program it was. One that closed descriptors it
+/// does not know, by daemonising say, has lost its lock and goes on; one that became another
+/// program by exec has lost its memory too.
+[[nodiscard]] inline bool still_owns(int fd, const format::Process& owner) noexcept {
+  return is_known_running(owner) && may_have_mapped(owner.pid, fd);
+}
+
+/// Dead = the lock is free and, where pids mean anything, its recorded owner does not go on
+/// without.
 [[nodiscard]] inline bool is_dead(int fd, std::uint32_t byte,
                                   const format::Process& owner) noexcept {
-  return !is_locked_by_other(fd, byte) && !is_known_running(owner);
+  return !is_locked_by_other(fd, byte) && !still_owns(fd, owner);
 }
 
 /// Closes a claim's descriptor in forked children, so that a child that lives on (a data loader)

@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <tenon/detail/per_process.hpp>
 #include <tenon/detail/process.hpp>
 #include <tenon/detail/shared_object.hpp>
 #include <tenon/error.hpp>
@@ -162,8 +163,10 @@ class Segment {
     return r;
   }
 
+  /// Also while a cleaner holds the lock that was the publisher's.
   [[nodiscard]] bool publisher_dead() const noexcept {
-    return is_dead(object_.fd(), format::kPublisherByte, facts_.publisher);
+    return is_known_gone(facts_.publisher) ||
+           is_dead(object_.fd(), format::kPublisherByte, facts_.publisher);
   }
   /// The layout, from this process's cache when it has been read before.
   [[nodiscard]] Layout layout() const;
@@ -178,26 +181,6 @@ class Segment {
   SharedObject object_;
   Facts facts_;
 };
-
-/// A T of this process alone: a forked child gets a fresh one, with nothing of its parent's in it
-/// and no mutex that another thread held at the fork. Never destroyed: subscribers may outlive
-/// static destruction.
-template <class T>
-[[nodiscard]] T& per_process() {
-  struct Owned {
-    pid_t pid;
-    T value;
-  };
-  static std::atomic<Owned*> current{nullptr};
-  Owned* known = current.load(std::memory_order_acquire);
-  while (known == nullptr || known->pid != ::getpid()) {
-    auto* fresh = new Owned{::getpid(), {}};
-    if (current.compare_exchange_strong(known, fresh, std::memory_order_acq_rel))
-      return fresh->value;
-    delete fresh;  // another thread was first; `known` is its
-  }
-  return known->value;
-}
 
 /// Keeps what somebody may still be using until the process ends.
 inline void keep_for_ever(std::shared_ptr<const void> object) {

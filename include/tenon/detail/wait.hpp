@@ -18,6 +18,7 @@
 #include <climits>
 #include <cstdint>
 #include <ctime>
+#include <tenon/detail/crash_point.hpp>
 #include <tenon/format.hpp>
 #include <thread>
 
@@ -140,6 +141,7 @@ template <class Ready, class Check>
     const std::uint32_t seen = word.word.load(std::memory_order_seq_cst);
     {
       const Counted counted(word);
+      crash_point(CrashPoint::wait_counted);
       if (ready()) return true;
       futex_wait(word.word, seen, std::min(slice.left(), deadline.left()));
     }

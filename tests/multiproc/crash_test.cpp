@@ -1,0 +1,498 @@
+// A process is killed at every step that others can see (tenon/detail/crash_point.hpp), on every
+// memory kind. The others go on, the place or the name is free again at once, nothing stays behind.
+//
+// ways_to() says what has to be done to pass a point. It has no default: a new point does not
+// compile before it is listed, and one that nothing passes fails, as its victim lives.
+#include <sys/mman.h>
+
+#include <new>
+#include <support/private_shm.hpp>
+#include <support/support.hpp>
+#include <tenon/detail/crash_point.hpp>
+
+namespace tenon::test {
+namespace {
+
+using detail::CrashPoint;
+
+/// Who is killed.
+enum class Victim {
+  publisher,  ///< creates, publishes, aborts, closes
+  reclaimer,  ///< a publisher that waits for a subscriber which died holding a version
+  reader,     ///< attaches, waits, holds, releases, loads, detaches
+  refused,    ///< a reader whose pin comes too late
+  cleaner,    ///< runs gc()
+  heir,       ///< creates a publication under a dead one's name
+};
+
+struct Case {
+  CrashPoint point{};
+  MemoryKind kind = MemoryKind::host;
+  Victim victim{};
+  Mode mode = Mode::in_place;
+  int pass = 1;  ///< dies as it passes the point for the so many-th time
+};
+using Cases = std::vector<Case>;
+
+Cases ways_to(CrashPoint p) {
+  const auto by = [p](Victim v, Mode m, int pass) { return Case{p, MemoryKind::host, v, m, pass}; };
+  const auto once = [&](Victim v, Mode m = Mode::in_place) { return Cases{by(v, m, 1)}; };
+  // The first version and, with one current, a later one.
+  const auto kept = [&](Victim v) {
+    return Cases{by(v, Mode::in_place, 1), by(v, Mode::double_buffered, 2)};
+  };
+  const auto streamed = [&](Victim v) {
+    return Cases{by(v, Mode::streaming, 1), by(v, Mode::streaming, 7)};
+  };
+  const auto always = [&](Victim v) {
+    Cases all = kept(v);
+    all.push_back(by(v, Mode::streaming, 2));
+    return all;
+  };
+  const auto both = [](Cases a, const Cases& b) {
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+  };
+  switch (p) {
+    case CrashPoint::create_object:
+    case CrashPoint::create_locked:
+    case CrashPoint::create_sized:
+    case CrashPoint::create_signed:
+    case CrashPoint::create_described:
+    case CrashPoint::create_slot_object:
+    case CrashPoint::create_slot:
+    case CrashPoint::create_slots:
+    case CrashPoint::create_filled:
+    case CrashPoint::create_ready:
+    case CrashPoint::create_visible:
+      return once(Victim::publisher);
+    case CrashPoint::retire_current:
+      return {by(Victim::publisher, Mode::in_place, 1), by(Victim::publisher, Mode::in_place, 2),
+              by(Victim::publisher, Mode::double_buffered, 1)};
+    case CrashPoint::publish_readers_gone:
+    case CrashPoint::publish_bucket:
+    case CrashPoint::publish_record_opened:
+    case CrashPoint::publish_record:
+    case CrashPoint::publish_records:
+    case CrashPoint::publish_committed:
+    case CrashPoint::retire_oldest:
+    case CrashPoint::retire_woken:
+    case CrashPoint::complete_begun:
+    case CrashPoint::complete_current:
+    case CrashPoint::complete_woken:
+    case CrashPoint::complete_finished:
+      return always(Victim::publisher);
+    case CrashPoint::publish_checksums:
+      return kept(Victim::publisher);
+    case CrashPoint::complete_record:
+    case CrashPoint::abort_line:
+      return once(Victim::publisher, Mode::streaming);
+    case CrashPoint::unretire_oldest:
+    case CrashPoint::unretire_current:
+      return both(once(Victim::publisher), once(Victim::publisher, Mode::double_buffered));
+    case CrashPoint::abort_settled:
+    case CrashPoint::abort_done:
+    case CrashPoint::close_slots:
+    case CrashPoint::close_state:
+    case CrashPoint::close_woken:
+    case CrashPoint::close_name:
+    case CrashPoint::close_done:
+      return both(once(Victim::publisher), once(Victim::publisher, Mode::streaming));
+    case CrashPoint::reclaim_locked:
+    case CrashPoint::reclaim_idle:
+    case CrashPoint::reclaim_free:
+    case CrashPoint::reclaim_unlocked:
+      return once(Victim::reclaimer);
+    case CrashPoint::clean_locked:
+    case CrashPoint::clean_slot:
+    case CrashPoint::clean_name:
+      return both(once(Victim::cleaner), once(Victim::heir));
+    case CrashPoint::clean_orphan:
+      return once(Victim::cleaner);
+    case CrashPoint::attach_locked:
+    case CrashPoint::attach_owner:
+    case CrashPoint::attach_label:
+    case CrashPoint::attach_cursor:
+    case CrashPoint::attach_state:
+    case CrashPoint::attach_slot:
+    case CrashPoint::attach_woken:
+    case CrashPoint::detach_slots:
+    case CrashPoint::detach_cursor:
+    case CrashPoint::detach_state:
+    case CrashPoint::detach_unlocked:
+      return both(once(Victim::reader), once(Victim::reader, Mode::streaming));
+    case CrashPoint::wait_counted:
+      return both(always(Victim::reader), once(Victim::reclaimer));
+    case CrashPoint::pin_refused:
+      return once(Victim::refused);
+    case CrashPoint::pin_cursor:
+    case CrashPoint::pin_checked:
+    case CrashPoint::hold_records:
+    case CrashPoint::release_cursor:
+    case CrashPoint::release_woken:
+      return kept(Victim::reader);
+    case CrashPoint::load_bucket:
+      return always(Victim::reader);
+    case CrashPoint::join_gate:
+    case CrashPoint::move_cursor:
+      return once(Victim::reader, Mode::streaming);
+    case CrashPoint::advance_cursor:
+    case CrashPoint::advance_woken:
+      return streamed(Victim::reader);
+    case CrashPoint::count_:
+      return {};
+  }
+  return {};
+}
+
+/// Host memory alone has slots in /dev/shm.
+bool exists_on(MemoryKind kind, CrashPoint p) {
+  const bool of_slot_objects = p == CrashPoint::create_slot_object || p == CrashPoint::clean_slot ||
+                               p == CrashPoint::clean_orphan;
+  return kind == MemoryKind::host || !of_slot_objects;
+}
+
+Cases all_cases() {
+  Cases all;
+  for (std::size_t i = 0; i < detail::kCrashPointNames.size(); ++i) {
+    const auto point = static_cast<CrashPoint>(i);
+    for (const MemoryKind kind : kinds()) {
+      if (!exists_on(kind, point)) continue;
+      for (Case c : ways_to(point)) {
+        c.kind = kind;
+        all.push_back(c);
+      }
+    }
+  }
+  return all;
+}
+
+std::string point_name(CrashPoint p) {
+  return std::string(detail::kCrashPointNames[static_cast<std::size_t>(p)]);
+}
+
+std::string case_name(const Case& c) {
+  constexpr const char* kVictims[] = {"Publisher", "Reclaimer", "Reader",
+                                      "Refused",   "Cleaner",   "Heir"};
+  constexpr const char* kModes[] = {"InPlace", "Double", "Streaming"};
+  return point_name(c.point) + "_" + name_of(c.kind) + kVictims[static_cast<int>(c.victim)] +
+         kModes[static_cast<int>(c.mode) - 1] + std::to_string(c.pass);
+}
+
+/// How often a process has read a whole version and found it right.
+class Progress {
+ public:
+  Progress()
+      : count_(new (::mmap(nullptr, sizeof(*count_), PROT_READ | PROT_WRITE,
+                           MAP_SHARED | MAP_ANONYMOUS, -1, 0)) std::atomic<unsigned>(0)) {}
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+  ~Progress() { ::munmap(count_, sizeof(*count_)); }
+  void advance() const { ++*count_; }
+  /// Until it has gone on by more than what was under way.
+  [[nodiscard]] bool goes_on() const {
+    const unsigned before = *count_;
+    for (const detail::Deadline end(kPatience); *count_ < before + 3; ::usleep(500))
+      if (end.passed()) return false;
+    return true;
+  }
+
+ private:
+  std::atomic<unsigned>* count_;
+};
+
+std::vector<std::string> left_in_shm() {
+  std::vector<std::string> left = shm_objects("tenon.");
+  for (const std::string& slot : shm_objects("tenon-slot.")) left.push_back(slot);
+  return left;
+}
+
+class Crash : public ::testing::TestWithParam<Case> {
+ protected:
+  static void SetUpTestSuite() { own_shm_ = take_private_shm(); }
+  void SetUp() override {
+    if (!own_shm_) GTEST_SKIP() << "no mount namespace may be made here";
+    ASSERT_TRUE(left_in_shm().empty());
+  }
+  void TearDown() override {
+    if (!own_shm_) return;
+    const auto left = left_in_shm();
+    EXPECT_TRUE(left.empty()) << left.size() << " objects stay, such as " << left.front();
+#if TENON_TEST_SIM
+    EXPECT_EQ(sim::live_allocations(), 0U) << "device memory stays allocated";
+#endif
+  }
+
+  [[nodiscard]] Publisher create(const std::string& name) const {
+    return Publisher::create(name, layout_,
+                             {.memory = {kind_},
+                              .mode = mode_,
+                              .slots = mode_ == Mode::streaming ? 2U : 0U,
+                              .deadline = kPatience,
+                              .checksums = mode_ != Mode::streaming});
+  }
+
+  // --- What victims do. Returning means: it was not killed. ---
+
+  int live(Victim victim) {
+    switch (victim) {
+      case Victim::publisher:
+        return live_as_publisher();
+      case Victim::reclaimer:
+        return live_as_reclaimer();
+      case Victim::reader:
+        return mode_ == Mode::streaming ? live_as_loader() : live_as_reader();
+      case Victim::refused:
+        return live_as_refused();
+      case Victim::cleaner:
+        (void)gc(false);
+        return 0;
+      case Victim::heir:
+        (void)create(name_);
+        return 0;
+    }
+    return 1;
+  }
+  int live_as_publisher() {
+    Model model(kind_);
+    Publisher pub = create(name_);
+    for (std::uint64_t v = 1; v <= 3; ++v)
+      model.publish(pub, v, {.deadline = kPatience, .require = readers_});
+    { auto nothing_written = pub.begin({.deadline = kPatience}); }
+    auto half = pub.begin({.deadline = kPatience});
+    const auto sources = model.sources(4);
+    const auto [first, last] = layout_.bucket_parameters(0);
+    half.put(0, std::span(sources).subspan(first, last - first));
+    half.abort();
+    return 0;
+  }
+  int live_as_reclaimer() {
+    Model model(kind_);
+    Publisher pub = create(name_);
+    model.publish(pub, 1, {.deadline = kPatience, .require = readers_});
+    const Signal held;
+    Child holder([&] {
+      ::unsetenv("TENON_CRASH_AT");
+      auto sub = Subscriber::attach(name_, {.deadline = kPatience});
+      const Lease lease = sub.wait(newest(), kPatience);
+      held.poke();
+      for (;;) ::pause();
+      return 0;
+    });
+    if (!held.wait()) return 1;
+    holder.kill();
+    model.publish(pub, 2, {.deadline = kPatience});
+    return 0;
+  }
+  int live_as_reader() {
+    auto sub = Subscriber::attach(name_, {.deadline = kPatience, .spin = 0ns});
+    const Model model(kind_);
+    for (std::uint64_t seen = 0, n = 0; n < 4; ++n) {
+      Lease lease = sub.wait(newer_than(seen), kPatience);
+      seen = lease.version();
+      if (model.wrong(lease) != 0) return 1;
+    }
+    Destination into(model);
+    for (int n = 0; n < 2; ++n) sub.load(into.plan, kPatience);
+    return 0;
+  }
+  int live_as_loader() {
+    auto sub = Subscriber::attach(name_, {.deadline = kPatience, .spin = 0ns});
+    const Model model(kind_);
+    Destination into(model);
+    for (int n = 0; n < 3; ++n) sub.load(into.plan, kPatience);
+    sub.pause();
+    return 0;
+  }
+  int live_as_refused() {
+    auto sub = Subscriber::attach(name_, {.deadline = kPatience});
+    auto found =
+        detail::find_publication(name_, ::geteuid(), detail::SharedObject::Access::read_write);
+    // As between the first two stores of a retirement. The publisher stores it anew each time.
+    for (const detail::Deadline end(kPatience); !end.passed();) {
+      found.segment->header().oldest = format::start_of(1'000'000, layout_.bucket_count());
+      (void)sub.try_acquire();
+    }
+    return 0;
+  }
+
+  /// Starts the victim of this case.
+  [[nodiscard]] Child victim() {
+    return Child([this] {
+      const Case& c = GetParam();
+      const std::string at = point_name(c.point) + ":" + std::to_string(c.pass);
+      ::setenv("TENON_CRASH_AT", at.c_str(), 1);
+      return live(c.victim);
+    });
+  }
+  void expect_killed(Child victim) {
+    EXPECT_EQ(victim.wait(), 1000 + SIGKILL) << "nothing passed " << case_name(GetParam());
+  }
+
+  // --- Who must not be hurt ---
+
+  /// A process that reads whatever is published as `name`, until `stop_`; 1 when bytes are wrong.
+  [[nodiscard]] Child bystander(const std::string& name) {
+    return Child([this, name] {
+      const Model model(kind_);
+      for (;;) {
+        try {
+          auto sub = Subscriber::attach(name, {.deadline = kPatience, .label = "bystander"});
+          if (!read_all(sub, model)) return 1;
+        } catch (const Error& e) {
+          if (e.code() != Errc::PublisherGone && e.code() != Errc::Closed) throw;
+          if (stop_.wait(0ms)) return 0;
+        }
+      }
+    });
+  }
+  bool read_all(Subscriber& sub, const Model& model) const {
+    Destination into(model);
+    for (std::uint64_t seen = 0;;) {
+      if (mode_ == Mode::streaming) {
+        if (into.wrong(sub.load(into.plan, kPatience)) != 0) return false;
+      } else {
+        const Lease lease = sub.wait(newer_than(seen), kPatience);
+        seen = lease.version();
+        if (model.wrong(lease) != 0) return false;
+      }
+      progress_.advance();
+    }
+  }
+  /// Publishes on and on, until the test ends it or `victim` is no more.
+  void publish_while_it_lives(Publisher& pub, Model& model, std::uint64_t& v, Child& victim) {
+    int status = -1;
+    for (const detail::Deadline end(kPatience); status == -1 && !end.passed();
+         status = victim.wait(1ms))
+      model.publish(pub, ++v, {.deadline = kPatience});
+    EXPECT_EQ(status, 1000 + SIGKILL) << "nothing passed " << case_name(GetParam());
+  }
+  /// The bystander gets every version of `pub`, whole.
+  void expect_others_go_on(Publisher& pub, Model& model, std::uint64_t& v) {
+    std::atomic<bool> done{false};
+    std::jthread publishing([&] {
+      while (!done) model.publish(pub, ++v, {.deadline = kPatience, .require = 1});
+    });
+    EXPECT_TRUE(progress_.goes_on());
+    done = true;
+  }
+
+  void check_publisher_crash();
+  void check_reader_crash();
+  void check_cleaner_crash();
+
+  static inline bool own_shm_ = false;
+  Node node_;
+  MemoryKind kind_ = GetParam().kind;
+  Mode mode_ = GetParam().mode;
+  std::string name_ = unique_name("crash");
+  Layout layout_ = Model(MemoryKind::host).layout;
+  std::uint32_t readers_ = 0;  ///< bystanders that the victim publishes for
+  Signal stop_;
+  Progress progress_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Points, Crash, ::testing::ValuesIn(all_cases()),
+                         [](const auto& p) { return case_name(p.param); });
+
+// Once with a successor under the same name and a reader that was there before, once with gc().
+void Crash::check_publisher_crash() {
+  readers_ = 1;
+  Child reader = bystander(name_);
+  expect_killed(victim());
+  {
+    Model model(kind_);
+    std::uint64_t v = 0;
+    Publisher next = create(name_);
+    expect_others_go_on(next, model, v);
+    stop_.poke();
+  }
+  EXPECT_EQ(reader.wait(), 0) << "a reader died or saw a torn version";
+  EXPECT_TRUE(left_in_shm().empty());
+#if TENON_TEST_SIM
+  EXPECT_EQ(sim::live_allocations(), 0U);
+#endif
+
+  readers_ = 0;
+  expect_killed(victim());
+  (void)gc(false);
+}
+
+void Crash::check_reader_crash() {
+  Model model(kind_);
+  std::uint64_t v = 0;
+  Publisher pub = create(name_);
+  Child reader = bystander(name_);
+  model.publish(pub, ++v, {.deadline = kPatience, .require = 1});
+  Child dead = victim();
+  publish_while_it_lives(pub, model, v, dead);
+  expect_others_go_on(pub, model, v);
+  EXPECT_EQ(pub.subscribers().size(), 1U) << "the dead one's place is not free";
+  {
+    auto newcomer = Subscriber::attach(name_);
+    EXPECT_EQ(newcomer.place(), 1U);
+  }
+  stop_.poke();
+  pub.close();
+  EXPECT_EQ(reader.wait(), 0) << "a reader died or saw a torn version";
+}
+
+void Crash::check_cleaner_crash() {
+  Model model(kind_);
+  std::uint64_t v = 0;
+  const std::string living_name = unique_name("alive");
+  Publisher living = create(living_name);
+  Child reader = bystander(living_name);
+  const auto leave_leftovers = [&] {
+    Child left([&] {
+      Model mine(kind_);
+      Publisher pub = create(name_);
+      mine.publish(pub, 1);
+      if (GetParam().point == CrashPoint::clean_orphan)
+        detail::SharedObject::unlink(detail::publication_object(::geteuid(), name_));
+      ::_exit(0);
+      return 1;
+    });
+    EXPECT_EQ(left.wait(), 0);
+  };
+  leave_leftovers();
+  expect_killed(victim());
+  // Two more at once finish what it began.
+  const auto clean = [] {
+    (void)gc(false);
+    return 0;
+  };
+  Child one(clean);
+  Child other(clean);
+  EXPECT_EQ(one.wait(), 0);
+  EXPECT_EQ(other.wait(), 0);
+  EXPECT_TRUE(shm_objects(name_).empty());
+  EXPECT_EQ(shm_objects("tenon-slot.").size(), kind_ == MemoryKind::host ? 1U : 0U);
+  leave_leftovers();
+  expect_killed(victim());
+  {
+    Publisher next = create(name_);
+    (void)gc(false);  // slots whose name the dead one had removed
+  }
+  expect_others_go_on(living, model, v);
+  stop_.poke();
+  living.close();
+  EXPECT_EQ(reader.wait(), 0);
+}
+
+TEST_P(Crash, HurtsNobodyAndLeavesNothing) {
+  switch (GetParam().victim) {
+    case Victim::publisher:
+    case Victim::reclaimer:
+      return check_publisher_crash();
+    case Victim::reader:
+    case Victim::refused:
+      return check_reader_crash();
+    case Victim::cleaner:
+    case Victim::heir:
+      return check_cleaner_crash();
+  }
+}
+
+}  // namespace
+}  // namespace tenon::test
