@@ -61,9 +61,11 @@ void describe_slots(const Image& image, MemoryKind memory) {
   }
 }
 
-void publish(const fs::path& to, const PlanOptions& how, const PublisherOptions& options,
-             int versions, MemoryKind memory = MemoryKind::host) {
-  const Layout layout = plan(parameters(), how);
+/// What is changed behind a publication's back.
+using Damage = void (*)(format::Header& header);
+
+void publish(const fs::path& to, const Layout& layout, const PublisherOptions& options,
+             int versions, MemoryKind memory = MemoryKind::host, Damage damage = nullptr) {
   const std::string name = "fuzz-corpus-" + std::to_string(::getpid());
   Publisher publisher = Publisher::create(name, layout, options);
   const std::vector<std::byte> bytes(4096, std::byte{7});
@@ -77,6 +79,7 @@ void publish(const fs::path& to, const PlanOptions& how, const PublisherOptions&
   std::vector<std::uint8_t> input = input_of(first, size);
   const Image image = Image::of(input.data(), input.size());
   describe_slots(image, memory);
+  if (damage != nullptr) damage(image.header());
   input = input_of(image.bytes.get(), image.size);
   for (const fs::path folder : {"publication", "changing"}) {
     fs::create_directories(to / folder);
@@ -88,17 +91,32 @@ void publish(const fs::path& to, const PlanOptions& how, const PublisherOptions&
 }
 
 void publish_all(const fs::path& to) {
-  const PlanOptions small{.bucket_bytes = 1000, .metadata = R"({"format":"pt"})"};
-  const PlanOptions one{.bucket_bytes = 8192, .metadata = ""};
+  const Layout small = plan(parameters(), {.bucket_bytes = 1000, .metadata = R"({"format":"pt"})"});
+  const Layout one = plan(parameters(), {.bucket_bytes = 8192, .metadata = ""});
+  const Layout seven = plan(parameters(), {.bucket_bytes = 16, .metadata = "{}"});
   publish(to, small, {.mode = Mode::in_place, .label = "in-place"}, 2);
   publish(to, one, {.mode = Mode::in_place, .label = "one-bucket", .checksums = true}, 1);
   publish(to, small, {.mode = Mode::double_buffered, .label = "double"}, 3);
   publish(to, small, {.mode = Mode::double_buffered, .label = "checksums", .checksums = true}, 2);
   publish(to, small, {.mode = Mode::double_buffered, .label = "nothing-yet"}, 0);
-  const PlanOptions seven{.bucket_bytes = 16, .metadata = "{}"};
   publish(to, seven, {.mode = Mode::double_buffered, .label = "seven-buckets"}, 1);
   publish(to, small, {.mode = Mode::streaming, .slots = 2, .label = "streaming"}, 3);
   publish(to, small, {.mode = Mode::double_buffered, .label = "device"}, 2, MemoryKind::cuda);
+}
+
+// Findings that chance is unlikely to meet again.
+void publish_findings(const fs::path& to) {
+  // Numbers at the end of 64 bits: behind the last one came record 0, whose bucket is another. Only
+  // some numbers of buckets let the entries of both ends stand side by side in the log.
+  std::vector<Parameter> eleven;
+  for (std::uint64_t i = 0; i < 11; ++i)
+    eleven.push_back({"p" + std::to_string(i), Dtype::u8, {256 * (i + 1)}});
+  publish(to, plan(eleven, {.bucket_bytes = 16, .metadata = ""}),
+          {.mode = Mode::double_buffered, .label = "last-records"}, 1, MemoryKind::host,
+          [](format::Header& h) { h.current = ~std::uint64_t{0} - 3; });
+  publish(to, plan(parameters(), {.bucket_bytes = 1000, .metadata = ""}),
+          {.mode = Mode::streaming, .slots = 2, .label = "last-line"}, 3, MemoryKind::host,
+          [](format::Header& h) { h.oldest = ~std::uint64_t{0} - 5; });
 }
 
 void write_text(const fs::path& path, std::uint64_t length, const std::string& behind) {
@@ -136,6 +154,7 @@ int main(int argc, char** argv) {
   }
   try {
     tenon::fuzz::publish_all(argv[1]);
+    tenon::fuzz::publish_findings(argv[1]);
     tenon::fuzz::write_safetensors(std::filesystem::path(argv[1]) / "safetensors");
   } catch (const std::exception& e) {
     std::fprintf(stderr, "fuzz_make_corpus: %s\n", e.what());

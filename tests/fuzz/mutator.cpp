@@ -2,7 +2,6 @@
 // few parameters are changed as often as many index entries.
 #include <cstring>
 #include <iterator>
-#include <random>
 
 #include "image.hpp"
 
@@ -10,6 +9,18 @@ extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, st
 
 namespace tenon::fuzz {
 namespace {
+
+/// splitmix64: one is made for each mutation.
+struct Random {
+  explicit Random(std::uint64_t seed) : state(seed) {}
+  std::uint64_t operator()() {
+    std::uint64_t z = (state += 0x9E3779B97F4A7C15U);
+    z = (z ^ (z >> 30U)) * 0xBF58476D1CE4E5B9U;
+    z = (z ^ (z >> 27U)) * 0x94D049BB133111EBU;
+    return z ^ (z >> 31U);
+  }
+  std::uint64_t state;
+};
 
 class Mutator {
  public:
@@ -143,7 +154,7 @@ class Mutator {
   std::uint8_t* input_;
   std::size_t size_;
   std::size_t max_;
-  std::mt19937_64 random_;
+  Random random_;
 };
 
 }  // namespace

@@ -176,7 +176,9 @@ void load(Subscriber& subscriber) {
     room[i].resize(layout[i].bytes + 1);
     plan.into(layout[i].name, room[i].data());
   }
-  subscriber.load(plan, Duration::zero(), AfterLoad::leave);
+  const std::uint64_t version = subscriber.load(plan, Duration::zero(), AfterLoad::leave);
+  for (std::size_t i = 0; i < layout.size(); ++i)
+    require(version != 0 && plan.arrived(layout[i].name) == version, "what was loaded arrived");
 }
 
 /// Refusing is right, in words; anything else that is thrown ends the process.

@@ -145,6 +145,7 @@ class SegmentBytes {
     const std::uint64_t version = format::version_of(c, facts_.buckets);
     check_field(c == 0 || format::start_of(version, facts_.buckets) == c, "current", c,
                 "the start of a version");
+    check_field(c <= format::kMaxRecord, "current", c, "at most 2^62");
     return c;
   }
 
