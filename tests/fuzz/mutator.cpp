@@ -136,13 +136,32 @@ class Mutator {
         return kInteresting[below(std::size(kInteresting))];
     }
   }
+  /// A reading is some 200 reads of the segment.
   void change() {
     Script script = Image::script_of(input_);
     Change& c = script.changes[below(std::size(script.changes))];
-    c.after = static_cast<std::uint16_t>(below(2) == 0 ? below(16) : below(1024));
-    if (below(2) == 0) c.offset = static_cast<std::uint32_t>(below(size_));
+    c.after = static_cast<std::uint16_t>(below(2) == 0 ? below(16) : below(256));
+    if (below(2) == 0) c.offset = static_cast<std::uint32_t>(place_of_change());
     c.flips = below(4) == 0 ? 0 : other_value(c.flips, 8);
     std::memcpy(input_, &script, sizeof(script));
+  }
+  /// In the header, a slot, an entry of the log, or anywhere.
+  std::size_t place_of_change() {
+    constexpr std::size_t kFirst = sizeof(format::Header) + sizeof(format::Place);
+    alignas(format::Header) std::byte room[sizeof(format::Header)];
+    std::memcpy(room, input_ + sizeof(Script), sizeof(room));
+    const auto& h = *reinterpret_cast<const format::Header*>(room);
+    const std::size_t slots = (h.slot_count % 64) * sizeof(format::Slot);
+    switch (below(4)) {
+      case 0:
+        return below(sizeof(format::Header));
+      case 1:
+        return kFirst + below(slots + 1);
+      case 2:
+        return kFirst + slots + below((h.log_entries % 64) * sizeof(format::Entry) + 1);
+      default:
+        return below(size_);
+    }
   }
   void grow_or_shrink() {
     const std::size_t fixed = sizeof(Script) + sizeof(format::Header) + sizeof(format::Place) + 1;
