@@ -5,6 +5,7 @@
 #include <system_error>
 
 #include "commands.hpp"
+#include "metadata.hpp"
 #include "options.hpp"
 #include "progress.hpp"
 #include "signals.hpp"
@@ -35,12 +36,12 @@ void check_output(const std::filesystem::path& out) {
 safetensors::Metadata metadata_of(const Layout& layout) {
   safetensors::Metadata metadata;
   if (layout.metadata().empty()) return metadata;
-  const auto json = nlohmann::json::parse(layout.metadata(), nullptr, false);
-  if (!json.is_object()) {
-    complain("the publication's metadata is not a JSON object and is left out");
+  const auto json = metadata_json(layout);
+  if (!json) {
+    complain("the publication's metadata is no JSON object, or nests too deep, and is left out");
     return metadata;
   }
-  for (const auto& [key, value] : json.items()) {
+  for (const auto& [key, value] : json->items()) {
     metadata[key] = value.is_string() ? value.get<std::string>() : value.dump();
   }
   return metadata;

@@ -5,6 +5,7 @@
 #include <tenon/inspect.hpp>
 
 #include "commands.hpp"
+#include "metadata.hpp"
 #include "options.hpp"
 
 namespace tenon::cli {
@@ -75,8 +76,7 @@ Json json_of(const PublicationInfo& info, bool parameters) {
   json["buckets"] = info.buckets;
   json["slots"] = info.slots;
   json["slot_bytes"] = info.slot_bytes;
-  const auto metadata = Json::parse(info.layout->metadata(), nullptr, false);
-  json["metadata"] = metadata.is_object() ? metadata : Json::object();
+  json["metadata"] = metadata_json(*info.layout).value_or(Json::object());
   json["subscribers"] = Json::array();
   for (const SubscriberInfo& s : info.subscribers) json["subscribers"].push_back(json_of(s));
   if (parameters) json["parameters"] = parameters_json(*info.layout);

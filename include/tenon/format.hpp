@@ -206,6 +206,10 @@ struct Sections {
   return slot / buckets * parameters + parameter;
 }
 
+/// Nobody gets there: at a million records a second it takes 146,000 years. Beyond it, numbers of
+/// records could wrap, and 0 follow the last one.
+inline constexpr std::uint64_t kMaxRecord = 1ULL << 62U;
+
 /// Records are numbered from 1; version v (from 1) of B buckets owns start(v) .. start(v) + B - 1.
 [[nodiscard]] constexpr std::uint64_t start_of(std::uint64_t version,
                                                std::uint64_t buckets) noexcept {

@@ -296,7 +296,10 @@ inline std::uint64_t Subscriber::join() {
     attachment_->set_cursor(0);
     std::atomic_thread_fence(std::memory_order_seq_cst);
     detail::crash_point(detail::CrashPoint::join_gate);
-    move_to(format::next_start(attachment_->oldest(), facts().buckets));
+    const std::uint64_t line = attachment_->oldest();
+    if (line > format::kMaxRecord) leave();
+    detail::check_field(line <= format::kMaxRecord, "oldest", line, "at most 2^62");
+    move_to(format::next_start(line, facts().buckets));
   }
   return format::version_of(next_, facts().buckets);
 }

@@ -120,6 +120,22 @@ TEST_F(BadSegment, OtherMajorVersionIsRefused) {
   EXPECT_EQ(attach(), "nothing") << "a newer minor version only uses reserved bytes";
 }
 
+// The number of the record behind a version's last one wrapped: a load of no record was complete.
+TEST_F(BadSegment, RetireLineNearTheLastNumberIsRefusedAndNothingIsHeld) {
+  const Model model;
+  Publisher pub = Publisher::create(name_, model.layout, {.mode = Mode::streaming, .slots = 2});
+  auto sub = Subscriber::attach(name_);
+  const detail::SharedObject object = live_object();
+  auto& header = *reinterpret_cast<format::Header*>(object.data());
+  const std::uint64_t before = header.oldest;
+  const std::uint64_t buckets = model.layout.bucket_count();
+  header.oldest = ~std::uint64_t{0} - 2 * buckets;
+  EXPECT_THROWS(BadFormat, "publication's oldest is", (void)sub.join());
+  EXPECT_EQ(pub.subscribers().at(0).holds, 0u);
+  header.oldest = before;
+  EXPECT_EQ(sub.join(), 1u);
+}
+
 // Flips bytes of a live publication, everywhere, and attaches and reads each time.
 class FlippedBytes : public ::testing::TestWithParam<MemoryKind> {
  protected:

@@ -177,6 +177,20 @@ TEST(ReadFacts, ShowsLabelsAsPlainText) {
   EXPECT_EQ(image.facts().label, std::string(64, 'x'));
 }
 
+// Behind the last number came record 0, of another bucket: a view could leave its slot.
+TEST(Current, IsTheStartOfAVersionWhoseRecordsAreAllNumbers) {
+  const Image image;  // three buckets
+  const Segment segment = image.segment();
+  for (const std::uint64_t good : {0ULL, 1ULL, 4ULL, 3ULL << 40U | 1U}) {
+    image.header().current = good;
+    EXPECT_EQ(segment.current(), good);
+  }
+  for (const std::uint64_t bad : {2ULL, 3ULL, (1ULL << 62U) + 3, ~0ULL - 2, ~0ULL}) {
+    image.header().current = bad;
+    EXPECT_THROWS(BadFormat, "publication's current is", (void)segment.current());
+  }
+}
+
 TEST(Judge, FindsAPublicationReadyWhileItsPublisherHoldsTheLock) {
   const Image image;
   ASSERT_TRUE(detail::try_lock_byte(image.object().fd(), format::kPublisherByte));

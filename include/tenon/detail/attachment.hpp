@@ -126,8 +126,7 @@ class Attachment {
       // Under the mutex: another thread must not take a newer version between this load and the
       // hold.
       const std::lock_guard lock(mutex_);
-      // acquire: pairs with the store behind the last gather; records and bytes of c are visible.
-      const std::uint64_t c = segment_.header().current.load(std::memory_order_acquire);
+      const std::uint64_t c = segment_.current();
       if (!satisfies(c, want)) return std::nullopt;
       if (const auto parity = hold(c)) return parity;
       // Being retired. Unless a newer version took its place already, the answer is "not now".
@@ -470,10 +469,7 @@ class Attachment {
                                          " is past; the publication is at " +
                                          std::to_string(std::max(version, line - 1)));
     }
-    if (c == 0 || version <= want.above || (want.exactly != 0 && version != want.exactly))
-      return false;
-    check_field(format::start_of(version, buckets) == c, "current", c, "the start of a version");
-    return true;
+    return c != 0 && version > want.above && (want.exactly == 0 || version == want.exactly);
   }
 
   /// Under mutex_: one more lease on the version that starts at c.

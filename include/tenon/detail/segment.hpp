@@ -98,14 +98,14 @@ struct Record {
   std::uint64_t written_in = 0;
 };
 
-/// The mapped object of one publication. Writable or not as it was opened.
-class Segment {
+/// The bytes of a publication whose header was judged: read and checked, nothing else. Pure, which
+/// is how they are fuzzed.
+class SegmentBytes {
  public:
-  Segment(SharedObject object, Facts facts)
-      : object_(std::move(object)), facts_(std::move(facts)) {}
+  /// `first` is the first byte of an object of at least facts.sections.end bytes.
+  SegmentBytes(std::byte* first, Facts facts) : first_(first), facts_(std::move(facts)) {}
 
   [[nodiscard]] const Facts& facts() const noexcept { return facts_; }
-  [[nodiscard]] const SharedObject& object() const noexcept { return object_; }
   [[nodiscard]] format::Header& header() const noexcept { return *at<format::Header>(0); }
   [[nodiscard]] format::Place& place(std::size_t i) const noexcept {
     return at<format::Place>(facts_.sections.places)[i];
@@ -116,9 +116,7 @@ class Segment {
   [[nodiscard]] format::Slot& raw_slot(std::uint64_t i) const noexcept {
     return at<format::Slot>(facts_.sections.slots)[i];
   }
-  [[nodiscard]] std::byte* raw_layout() const noexcept {
-    return object_.data() + facts_.sections.layout;
-  }
+  [[nodiscard]] std::byte* raw_layout() const noexcept { return first_ + facts_.sections.layout; }
   /// Number `i` of the checksums; there are facts().checksum_bytes / 8.
   [[nodiscard]] format::Word64& checksum(std::uint64_t i) const noexcept {
     return at<format::Word64>(facts_.sections.checksums)[i];
@@ -139,6 +137,17 @@ class Segment {
     check_field(s.offset <= s.mapped_bytes && s.bytes <= s.mapped_bytes - s.offset, "slot.offset",
                 s.offset, "a place inside what its handle opens");
     return s;
+  }
+
+  /// Start of the newest complete version; 0 none.
+  [[nodiscard]] std::uint64_t current() const {
+    // acquire: pairs with the store behind the last gather; records and bytes of it are visible.
+    const std::uint64_t c = header().current.load(std::memory_order_acquire);
+    const std::uint64_t version = format::version_of(c, facts_.buckets);
+    check_field(c == 0 || format::start_of(version, facts_.buckets) == c, "current", c,
+                "the start of a version");
+    check_field(c <= format::kMaxRecord, "current", c, "at most 2^62");
+    return c;
   }
 
   /// Record n, which a pin keeps from changing; the number it carries is checked as a defence.
@@ -162,24 +171,38 @@ class Segment {
                 "log entry.slot", r.slot, "a slot of its bucket");
     return r;
   }
+  /// The layout, copied and checked, as parsed from this very segment.
+  [[nodiscard]] Layout parse_layout() const;
+  /// Whether a layout of that hash and size fits the rest of the segment.
+  void check_fits(const Layout& layout) const;
 
+ private:
+  template <class T>
+  [[nodiscard]] T* at(std::uint64_t offset) const noexcept {
+    return reinterpret_cast<T*>(first_ + offset);
+  }
+
+  std::byte* first_;
+  Facts facts_;
+};
+
+/// The mapped object of one publication. Writable or not as it was opened.
+class Segment : public SegmentBytes {
+ public:
+  Segment(SharedObject object, Facts facts)
+      : SegmentBytes(object.data(), std::move(facts)), object_(std::move(object)) {}
+
+  [[nodiscard]] const SharedObject& object() const noexcept { return object_; }
   /// Also while a cleaner holds the lock that was the publisher's.
   [[nodiscard]] bool publisher_dead() const noexcept {
-    return is_known_gone(facts_.publisher) ||
-           is_dead(object_.fd(), format::kPublisherByte, facts_.publisher);
+    return is_known_gone(facts().publisher) ||
+           is_dead(object_.fd(), format::kPublisherByte, facts().publisher);
   }
   /// The layout, from this process's cache when it has been read before.
   [[nodiscard]] Layout layout() const;
 
  private:
-  void check_checksums(const Layout& layout) const;
-  template <class T>
-  [[nodiscard]] T* at(std::uint64_t offset) const noexcept {
-    return reinterpret_cast<T*>(object_.data() + offset);
-  }
-
   SharedObject object_;
-  Facts facts_;
 };
 
 /// Keeps what somebody may still be using until the process ends.
@@ -213,37 +236,40 @@ struct LayoutCache {
   }
 };
 
+inline Layout SegmentBytes::parse_layout() const {
+  format::LayoutHeader counts;
+  std::memcpy(&counts, raw_layout(), sizeof(counts));
+  Layout::check_counts(counts, facts_.layout_bytes);  // before as much as it claims is allocated
+  Block copy = allocate_block(facts_.layout_bytes);
+  std::memcpy(copy.get(), raw_layout(), facts_.layout_bytes);
+  Layout layout = Layout::parse(std::move(copy), facts_.layout_bytes);
+  check_field(layout.hash() == facts_.layout_hash, "layout_hash", facts_.layout_hash,
+              "the hash of the layout's bytes");
+  check_fits(layout);
+  return layout;
+}
+
+inline void SegmentBytes::check_fits(const Layout& layout) const {
+  check_field(layout.bucket_count() == facts_.buckets, "bucket_count", facts_.buckets,
+              "that of its layout");
+  const std::uint64_t all = facts_.slots / facts_.buckets * layout.size() * sizeof(std::uint64_t);
+  check_field(facts_.checksum_bytes == 0 || facts_.checksum_bytes == all, "checksum_bytes",
+              facts_.checksum_bytes, "0, or 8 for each parameter and set of slots");
+}
+
 inline Layout Segment::layout() const {
-  if (auto known = per_process<LayoutCache>().find(facts_.layout_hash, facts_.layout_bytes)) {
-    check_field(known->bucket_count() == facts_.buckets, "bucket_count", facts_.buckets,
-                "that of its layout");
-    check_checksums(*known);
+  if (auto known = per_process<LayoutCache>().find(facts().layout_hash, facts().layout_bytes)) {
+    check_fits(*known);
     return *known;
   }
   // Before as much as it claims is allocated. A publisher allocates every page of its object; a
   // hole would cost its writer nothing.
   const auto backed = static_cast<std::uint64_t>(object_.status().st_blocks) * 512;
-  check_field(backed >= facts_.sections.end, "object's allocated size", backed,
+  check_field(backed >= facts().sections.end, "object's allocated size", backed,
               "at least total_bytes");
-  format::LayoutHeader counts;
-  std::memcpy(&counts, raw_layout(), sizeof(counts));
-  Layout::check_counts(counts, facts_.layout_bytes);
-  Block copy = allocate_block(facts_.layout_bytes);
-  std::memcpy(copy.get(), raw_layout(), facts_.layout_bytes);
-  const Layout layout = Layout::parse(std::move(copy), facts_.layout_bytes);
-  check_field(layout.hash() == facts_.layout_hash, "layout_hash", facts_.layout_hash,
-              "the hash of the layout's bytes");
-  check_field(layout.bucket_count() == facts_.buckets, "bucket_count", facts_.buckets,
-              "that of its layout");
-  check_checksums(layout);
+  Layout layout = parse_layout();
   per_process<LayoutCache>().keep(layout);
   return layout;
-}
-
-inline void Segment::check_checksums(const Layout& layout) const {
-  const std::uint64_t all = facts_.slots / facts_.buckets * layout.size() * sizeof(std::uint64_t);
-  check_field(facts_.checksum_bytes == 0 || facts_.checksum_bytes == all, "checksum_bytes",
-              facts_.checksum_bytes, "0, or 8 for each parameter and set of slots");
 }
 
 /// Copies and checks the fixed part of a header that says `ready`.
@@ -289,6 +315,28 @@ inline void Segment::check_checksums(const Layout& layout) const {
   return f;
 }
 
+/// How far a header can be believed.
+enum class Verdict {
+  unfinished,    ///< its publisher had not come to the end when it was last written
+  other_format,  ///< only `major`, `minor` and `struct_hash` mean anything
+  ready,         ///< read_facts() may be asked
+  closed,        ///< that too
+};
+/// Throws Error(BadFormat) for something that cannot be a publication.
+[[nodiscard]] inline Verdict judge_header(const format::Header& h) {
+  const std::uint64_t magic = h.magic.load(std::memory_order_acquire);
+  if (magic == 0) return Verdict::unfinished;
+  check_field(magic == format::kMagic, "magic", magic, "that of Tenon");
+  if (h.major != format::kMajor || h.struct_hash != format::struct_hash())
+    return Verdict::other_format;
+  // acquire: everything the publisher wrote before it stored `ready` is visible behind this load.
+  const std::uint32_t state = h.state.load(std::memory_order_acquire);
+  if (state == static_cast<std::uint32_t>(format::State::initialising)) return Verdict::unfinished;
+  check_field(state <= static_cast<std::uint32_t>(format::State::closed), "state", state, "0 to 2");
+  return state == static_cast<std::uint32_t>(format::State::ready) ? Verdict::ready
+                                                                   : Verdict::closed;
+}
+
 /// What stands under a name, and the segment when it is ready.
 struct Found {
   Attach state = Attach::absent;
@@ -320,10 +368,9 @@ struct Found {
   }
   object.map(bytes);
   const auto& header = *reinterpret_cast<const format::Header*>(object.data());
-  const std::uint64_t magic = header.magic.load(std::memory_order_acquire);
-  if (magic == 0) return unfinished("was left behind half created");
-  check_field(magic == format::kMagic, "magic", magic, "that of Tenon");
-  if (header.major != format::kMajor || header.struct_hash != format::struct_hash()) {
+  const Verdict verdict = judge_header(header);
+  if (verdict == Verdict::unfinished) return unfinished("was left behind half created");
+  if (verdict == Verdict::other_format) {
     return {Attach::wrong_version, path + " has format " + std::to_string(header.major) + "." +
                                        std::to_string(header.minor) + " (struct hash " +
                                        std::to_string(header.struct_hash) +
@@ -331,14 +378,8 @@ struct Found {
                                        ".x (struct hash " + std::to_string(format::struct_hash()) +
                                        "): use the same version of Tenon on both sides"};
   }
-  // acquire: everything the publisher wrote before it stored `ready` is visible behind this load.
-  const std::uint32_t state = header.state.load(std::memory_order_acquire);
-  if (state == static_cast<std::uint32_t>(format::State::initialising))
-    return unfinished("was left behind half created");
-  check_field(state <= static_cast<std::uint32_t>(format::State::closed), "state", state, "0 to 2");
   Segment segment(std::move(object), read_facts(header, bytes, owner));
-  if (state == static_cast<std::uint32_t>(format::State::closed))
-    return {Attach::stale, path + " was closed by its publisher"};
+  if (verdict == Verdict::closed) return {Attach::stale, path + " was closed by its publisher"};
   const std::string pid = std::to_string(segment.facts().publisher.pid);
   if (segment.publisher_dead()) {
     return {Attach::stale, path + " was left behind by process " + pid + ", which is gone",
