@@ -82,10 +82,10 @@ class Devices : public ::testing::Test {
 
   Node node_;
   std::string name_ = unique_name("devices");
-  Layout layout_ = plan(std::vector<Parameter>{{"a", Dtype::u8, {5000}},
-                                               {"b", Dtype::u8, {300}},
-                                               {"c", Dtype::u8, {7}}},
-                        {.bucket_bytes = 4096});
+  Layout layout_ = plan(
+      std::vector<Parameter>{
+          {"a", Dtype::u8, {5000}}, {"b", Dtype::u8, {300}}, {"c", Dtype::u8, {7}}},
+      {.bucket_bytes = 4096});
   std::vector<std::unique_ptr<OnDevice>> sources_;
 };
 
