@@ -78,7 +78,7 @@ void LogWriter::reclaim_dead() noexcept {
       continue;
     }
     crash_point(CrashPoint::reclaim_locked);
-    if (!detail::still_owns(fd, detail::owner_of(row))) {
+    if (!detail::still_owns(fd, i, detail::owner_of(row))) {
       row.cursor.store(format::kIdle, std::memory_order_release);
       crash_point(CrashPoint::reclaim_idle);
       row.state.store(static_cast<std::uint32_t>(format::PlaceState::free),
@@ -92,9 +92,13 @@ void LogWriter::reclaim_dead() noexcept {
 
 bool LogWriter::wait_for_readers(std::uint64_t line, std::uint64_t limit,
                                  const Patience& patience) {
-  return detail::wait_until(
-      header().release, patience.deadline, detail::effective_spin(detail::kDefaultSpin),
-      [&] { return nobody_behind(line, limit); }, [&] { attend(patience); });
+  const auto clear = [&] { return nobody_behind(line, limit); };
+  if (detail::wait_until(header().release, patience.deadline,
+                         detail::effective_spin(detail::kDefaultSpin), clear,
+                         [&] { attend(patience); }))
+    return true;
+  reclaim_dead();  // a deadline may be shorter than a slice; it names the living
+  return clear();
 }
 
 // What a waiting publisher does at least every 100 ms.

@@ -32,7 +32,9 @@ class LogWriter {
  public:
   /// `claim` holds the publisher's lock on the segment.
   LogWriter(detail::Segment segment, detail::Claim claim)
-      : segment_(std::move(segment)), claim_(std::move(claim)) {}
+      : segment_(std::move(segment)),
+        claim_(std::move(claim)),
+        owned_(claim_.fd(), format::kPublisherByte) {}
 
   [[nodiscard]] const detail::Segment& segment() const noexcept { return segment_; }
   [[nodiscard]] std::uint64_t buckets() const noexcept { return segment_.facts().buckets; }
@@ -92,6 +94,7 @@ class LogWriter {
 
   detail::Segment segment_;
   detail::Claim claim_;
+  detail::Owned owned_;  ///< the publisher's byte
   std::atomic<std::uint64_t> oldest_{
       1};  ///< as create_segment stored it; atomic for version() from any thread
   std::atomic<std::uint64_t> current_{0};

@@ -113,7 +113,8 @@ RemovalResult remove_if_dead(const std::string& name, Uid owner, bool dry_run) {
                                          static_cast<std::uint32_t>(format::State::ready);
   const bool locked = dry_run ? !detail::is_locked_by_other(candidate.fd(), format::kPublisherByte)
                               : detail::try_lock_byte(candidate.fd(), format::kPublisherByte);
-  const bool runs = ready && detail::still_owns(candidate.fd(), h->publisher);
+  const bool runs =
+      ready && detail::still_owns(candidate.fd(), format::kPublisherByte, h->publisher);
   if (!locked) {
     // A lock held although the publisher is dead is a cleaner's; `closed` by a publisher that lives
     // on waits for its readers and removes the name itself. Across pid namespaces only the lock can

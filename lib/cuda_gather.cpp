@@ -31,7 +31,7 @@ class CudaGather final : public Gather {
 
   Stream begin(std::optional<Stream> stream) override {
     const Stream used = stream.value_or(detail::per_process<cuda::Devices>().stream(device_));
-    cuda::check_not_capturing(used, device_);
+    cuda::check_stream(used, device_);
     return used;
   }
 
@@ -55,10 +55,10 @@ class CudaGather final : public Gather {
     const cuda::DeviceScope scope(device_);
     const auto [first, last] = layout_.bucket_parameters(bucket);
     const std::size_t at = sum_table(bucket, slot, stream);
-    check_launch(
+    cuda::check(
         device::launch_checksum(sum_items_.device() + at, static_cast<std::uint32_t>(last - first),
                                 sums_.device() + first, stream.get()),
-        stream, "launching the checksum kernel");
+        "launching the checksum kernel");
   }
   const std::uint64_t* sums(Stream stream) override {
     const cuda::DeviceScope scope(device_);
@@ -72,7 +72,7 @@ class CudaGather final : public Gather {
   }
   const char* broken() override {
     (void)detail::per_process<cuda::Devices>().stream(device_);
-    return cuda::broken();
+    return cuda::broken(device_);
   }
 
  private:
@@ -166,27 +166,22 @@ class CudaGather final : public Gather {
                 "copying a source");
   }
 
-  /// Which device a stream is of is asked only when it matters: that costs a call.
-  void check_launch(cudaError_t error, Stream stream, const char* doing) const {
-    if (error == cudaErrorInvalidResourceHandle) cuda::check_stream(stream, device_);
-    cuda::check(error, doing);
-  }
   void launch_kernel(std::size_t first, std::span<const CopyItem> items, std::byte* slot,
                      Stream stream) {
     if (items.empty()) return;
-    check_launch(device::launch_copy(device_, table_.device() + first,
-                                     static_cast<std::uint32_t>(items.size()), items.back().end,
-                                     {nullptr, slot}, stream.get()),
-                 stream, "launching the gather kernel");
+    cuda::check(device::launch_copy(device_, table_.device() + first,
+                                    static_cast<std::uint32_t>(items.size()), items.back().end,
+                                    {nullptr, slot}, stream.get()),
+                "launching the gather kernel");
   }
   void launch_cub(std::size_t first, std::span<const CopyItem> items, std::byte* slot,
                   Stream stream) {
     if (items.empty()) return;
     void* const room = scratch();
-    check_launch(
+    cuda::check(
         device::launch_copy_cub(table_.device() + first, static_cast<std::uint32_t>(items.size()),
                                 {nullptr, slot}, room, scratch_bytes_, stream.get()),
-        stream, "launching cub::DeviceMemcpy::Batched");
+        "launching cub::DeviceMemcpy::Batched");
   }
 
   /// Where the table of a bucket in `slot` begins. A bucket has two slots at most; their tables are

@@ -197,17 +197,22 @@ class Devices {
     return stream;
   }
 
-  /// The name of the error after which work on some device does not run; null while all is well.
-  [[nodiscard]] const char* broken() {
-    const std::lock_guard lock(mutex_);
-    for (const auto& [device, stream] : streams_) {
-      const cudaError_t error = query(device, stream);
-      const bool is_capture = error >= cudaErrorStreamCaptureUnsupported &&
-                              error <= cudaErrorStreamCaptureWrongThread;  // tells nothing
-      if (error != cudaSuccess && error != cudaErrorNotReady && !is_capture)
-        return cudaGetErrorName(error);
+  /// The name of the error after which work on `device` does not run; null while all is well, or
+  /// when there is no stream of Tenon's there.
+  [[nodiscard]] const char* broken(int device) {
+    cudaStream_t stream = nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      const auto known = streams_.find(device);
+      if (known == streams_.end()) return nullptr;
+      stream = known->second;
     }
-    return nullptr;
+    const cudaError_t error = query(device, stream);
+    const bool is_capture = error >= cudaErrorStreamCaptureUnsupported &&
+                            error <= cudaErrorStreamCaptureWrongThread;  // tells nothing
+    return error == cudaSuccess || error == cudaErrorNotReady || is_capture
+               ? nullptr
+               : cudaGetErrorName(error);
   }
 
  private:
@@ -340,7 +345,7 @@ void give_back(int device, const char* doing, Call call) noexcept {
     const DeviceScope scope(device);
     check(call(), doing);
   } catch (const CudaError& e) {
-    if (e.error() != cudaErrorCudartUnloading && per_process<Devices>().broken() == nullptr)
+    if (e.error() != cudaErrorCudartUnloading && per_process<Devices>().broken(device) == nullptr)
       report(e.what());
   }
 }
@@ -442,7 +447,7 @@ inline void after(Stream stream, int device, void (*function)(void*), void* argu
   check(cudaLaunchHostFunc(stream.get(), function, argument), "cudaLaunchHostFunc");
 }
 
-inline const char* broken() { return per_process<Devices>().broken(); }
+inline const char* broken(int device) { return per_process<Devices>().broken(device); }
 
 inline constexpr MemoryOps kMemoryOps{
     device_for, open_slot, copy,

@@ -75,7 +75,8 @@ class Subscriber {
   /// Waits for the next version above plan.version() and copies it to the plan's destinations;
   /// returns it once every copy has been made. Works in every mode, and is the only way when
   /// streaming: there the place stays joined between loads and stalls the publisher unless it loads
-  /// again soon (or pauses). On an error plan.state() tells whether the destination is still whole.
+  /// again soon (or pauses). On an error plan.state() tells whether the destination is still whole;
+  /// when copies are under way then, it comes up to 2 s later, behind them.
   /// GPU memory is copied in the order of `stream` (default: one of Tenon's own, which waits for no
   /// other), which is one of the device that was current when this process first attached.
   std::uint64_t load(LoadPlan& plan, Stream stream, Duration timeout,

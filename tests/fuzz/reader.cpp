@@ -59,7 +59,7 @@ constexpr detail::MemoryOps kDeviceOps{[](const detail::Facts&) { return 0; }, o
 constexpr detail::StreamOps kDeviceStreams{
     [](Stream) { return 0; }, [](Stream, int) {},
     [](Stream, int, void (*function)(void*), void* argument) { function(argument); },
-    []() -> const char* { return nullptr; }};
+    [](int) -> const char* { return nullptr; }};
 
 void make_memory_known() {
   static const bool once = [] {

@@ -134,7 +134,8 @@ TEST_P(Death, DeadSubscribersPlaceIsReclaimedAndGatesNothing) {
     ASSERT_TRUE(ready_.wait());
     reader.kill();
   }
-  EXPECT_EQ(model_.publish(pub, 2, {.deadline = kPatience}), 2U);
+  // However short the deadline: it is for the living.
+  EXPECT_EQ(model_.publish(pub, 2, {.deadline = 1ms}), 2U);
   EXPECT_TRUE(pub.subscribers().empty());
 }
 

@@ -334,8 +334,16 @@ TEST_P(HostileSubscriber, AForgedPidIsToldApartByTheLock) {
   Publisher pub = Publisher::create(name_, model_.layout, {.memory = {kind()}, .mode = mode()});
   model_.publish(pub, 1);
   const detail::Segment segment = segment_of(name_);
+  Signal ready;
+  Child victim([&] {
+    const auto sub = Subscriber::attach(name_);
+    ready.poke();
+    for (;;) ::pause();
+    return 1;
+  });
+  ASSERT_TRUE(ready.wait());
+  const format::Process me = detail::owner_of(segment.place(0));
   format::Place& row = segment.place(5);
-  const format::Process me = detail::this_process();
   row.owner.pid = me.pid;
   row.owner.start_time = me.start_time;
   row.owner.pid_namespace = me.pid_namespace;

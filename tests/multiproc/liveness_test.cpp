@@ -46,6 +46,21 @@ INSTANTIATE_TEST_SUITE_P(Kinds, Liveness, ::testing::ValuesIn(kinds()),
 
 // The child of `body` is process 1 of a pid namespace of its own; false where that may not be made.
 bool enter_pid_namespace() { return ::unshare(CLONE_NEWPID) == 0; }
+// With a /proc of that namespace; from within it.
+bool mount_proc() {
+  return ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+         ::mount("proc", "/proc", "proc", 0, nullptr) == 0;
+}
+bool may_mount_proc() {
+  return Child([] {
+           if (::unshare(CLONE_NEWPID | CLONE_NEWNS) != 0) return 1;
+           return Child([] {
+                    return mount_proc() && ::access("/proc/sys/kernel/ns_last_pid", W_OK) == 0 ? 0
+                                                                                               : 1;
+                  })
+               .wait();
+         }).wait() == 0;
+}
 #define SKIP_WITHOUT_PID_NAMESPACES()                                       \
   if (Child([] { return enter_pid_namespace() ? 0 : 1; }).wait() != 0) {    \
     GTEST_SKIP() << "a pid namespace may not be made here (CAP_SYS_ADMIN)"; \
@@ -123,6 +138,67 @@ TEST_P(Liveness, SubscriberThatBecomesAnotherProgramHoldsNothing) {
 }
 
 // Who loses its descriptors and not its memory may be reading: that is no death.
+// This program again, as the one test named. It finds the publication's name in the environment.
+constexpr const char* kNameAfterExec = "TENON_TEST_AFTER_EXEC";
+void become_this_program_again(const std::string& name, const char* test) {
+  ::setenv(kNameAfterExec, name.c_str(), 1);
+  const std::string filter = std::string("--gtest_filter=") + test;
+  ::execl("/proc/self/exe", "liveness_test", filter.c_str(), "--gtest_also_run_disabled_tests",
+          nullptr);
+}
+
+// The new program maps the segment that the old one had mapped, under the same pid.
+TEST(AfterExec, ASubscriberThatAttachesAgainDoesNotHoldWhatItHeldBefore) {
+  Model model;
+  const std::string name = unique_name("exec");
+  Publisher pub = Publisher::create(name, model.layout);
+  model.publish(pub, 1);
+  Signal held;
+  Child reader([&] {
+    auto first = Subscriber::attach(name);
+    auto second = Subscriber::attach(name);
+    const Lease one = first.wait(newest(), kPatience);
+    const Lease two = second.wait(newest(), kPatience);
+    held.poke();
+    become_this_program_again(name, "*DISABLED_Attach");
+    return 2;
+  });
+  ASSERT_TRUE(held.wait());
+  const detail::Deadline deadline(kPatience);
+  while (pub.subscribers().size() != 1 || pub.subscribers()[0].label != "again") {
+    ASSERT_FALSE(deadline.passed()) << pub.subscribers().size();
+    std::this_thread::sleep_for(1ms);
+  }
+  model.publish(pub, 2, {.deadline = kPatience});
+  EXPECT_EQ(reader.wait(0ms), -1) << "it runs on";
+}
+TEST(AfterExec, DISABLED_Attach) {
+  const auto sub = Subscriber::attach(std::getenv(kNameAfterExec), {.label = "again"});
+  for (;;) ::pause();
+}
+
+TEST(AfterExec, APublisherTakesItsFormerPublicationForDead) {
+  Model model;
+  const std::string name = unique_name("exec");
+  Child pub([&] {
+    Publisher p = Publisher::create(name, model.layout);
+    model.publish(p, 1);
+    become_this_program_again(name, "*DISABLED_Publish");
+    return 2;
+  });
+  EXPECT_EQ(pub.wait(), 0);
+}
+TEST(AfterExec, DISABLED_Publish) {
+  const std::string name = std::getenv(kNameAfterExec);
+  EXPECT_EQ(Subscriber::probe(name), Attach::stale);
+  EXPECT_THROWS(PublisherGone, "start the publisher again",
+                (void)Subscriber::attach(name, {.deadline = 50ms}));
+  Model model;
+  Publisher pub = Publisher::create(name, model.layout);
+  model.publish(pub, 1);
+  EXPECT_EQ(model.wrong(Subscriber::attach(name).wait(newest(), kPatience), 1), 0U);
+}
+
 TEST_P(Liveness, SubscriberThatLosesItsDescriptorsStillHolds) {
   Publisher pub = create();
   model_.publish(pub, 1);
@@ -200,13 +276,11 @@ Child give_its_pid_away(Child victim) {
 }
 
 TEST_P(Liveness, ProcessThatHasADeadOnesPidIsSomebodyElse) {
-  SKIP_WITHOUT_PID_NAMESPACES();
+  if (!may_mount_proc()) GTEST_SKIP() << "no pid namespace with its own /proc may be made here";
   Child outer([&] {
     if (::unshare(CLONE_NEWPID | CLONE_NEWNS) != 0) return 97;
     Child one([&] {
-      if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-          ::mount("proc", "/proc", "proc", 0, nullptr) != 0)
-        return 96;
+      if (!mount_proc()) return 96;
       Child pub([&] { return publish_on_demand(); });
       if (!ready_.wait()) return 95;
       auto sub = Subscriber::attach(name_);
@@ -297,7 +371,7 @@ TEST(Users, SubscriberOfAnotherUserIsToldThatThePublisherDied) {
   Publisher next = Publisher::create(name, model.layout);
 }
 
-// --- How soon. No maximum is asserted beyond what only a hang takes; the figures are printed. ---
+// --- How soon. What is asserted leaves room for busy machines; the figures are printed. ---
 
 constexpr int kDeaths = 50;
 constexpr auto kHang = 5s;
@@ -310,6 +384,8 @@ class Delays {
   ~Delays() {
     std::sort(all_.begin(), all_.end());
     if (all_.empty()) return;
+    // Waits look every 100 ms. The rest is left to machines that are busy with other things.
+    EXPECT_LT(all_[all_.size() / 2], 400) << what_;
     std::printf("%s: median %.0f ms, max %.0f ms, %zu deaths\n", what_.c_str(),
                 all_[all_.size() / 2], all_.back(), all_.size());
   }

@@ -161,6 +161,10 @@ TEST_F(Devices, AStreamOfAnotherDeviceIsRefused) {
   }
   EXPECT_THROWS(InvalidArgument, "the stream is of device 0",
                 (void)pub.publish(sources(2), Stream(elsewhere)));
+  in_fresh_thread([&] {  // the publication's own default stream would not be behind this thread's
+    EXPECT_THROWS(InvalidArgument, "the stream is of device 0",
+                  (void)pub.publish(sources(2), Stream(nullptr)));
+  });
   publish(pub, 2);
   auto sub = Subscriber::attach(name_);
   const OnDevice whole(kDevice, layout_[0].bytes);

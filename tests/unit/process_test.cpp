@@ -215,15 +215,40 @@ TEST(Processes, RunAsLongAsAnyThreadDoes) {
   child.kill();
 }
 
+// Its /proc/PID/maps is empty: that is no sign of an exec.
+TEST_F(LockBytes, AreOwnedByAProcessWhoseMainThreadHasExited) {
+  one_.map(64);
+  const Pipe who;
+  Child child([&] {
+    std::thread worker([&who] {
+      std::this_thread::sleep_for(20ms);
+      who.put(this_process());
+      sleep_for_good();
+    });
+    worker.detach();
+    ::syscall(SYS_exit, 0);
+    return 1;
+  });
+  const auto headless = who.take<Process>();
+  EXPECT_FALSE(is_dead(one_.fd(), kByte, headless)) << "it lost its lock, not its life";
+  child.kill();
+  EXPECT_TRUE(is_dead(one_.fd(), kByte, headless));
+}
+
 class Claims : public LockBytes {
  protected:
   Process me_ = this_process();
 };
 
 TEST_F(Claims, AreAliveWhileEitherTheLockOrTheOwnerIs) {
-  EXPECT_TRUE(is_dead(one_.fd(), kByte, me_)) << "this program has nothing to do with it";
   one_.map(64);
-  EXPECT_FALSE(is_dead(one_.fd(), kByte, me_)) << "the owner lives, though it lost its lock";
+  EXPECT_TRUE(is_dead(one_.fd(), kByte, me_)) << "whoever wrote that was here before an exec";
+  {
+    const detail::Owned owned(one_.fd(), kByte);
+    EXPECT_FALSE(is_dead(one_.fd(), kByte, me_)) << "the owner lives, though it lost its lock";
+    EXPECT_TRUE(is_dead(one_.fd(), kByte + 1, me_));
+  }
+  EXPECT_TRUE(is_dead(one_.fd(), kByte, me_));
   const Process gone{me_.pid, 0, me_.start_time + 1, me_.pid_namespace};
   EXPECT_TRUE(is_dead(one_.fd(), kByte, gone));
   ASSERT_TRUE(try_lock_byte(other_.fd(), kByte));

@@ -63,6 +63,7 @@ class Image {
     h.magic = format::kMagic;
   }
 
+  [[nodiscard]] int fd() const { return object_.fd(); }
   [[nodiscard]] Header& header() const { return *reinterpret_cast<Header*>(object_.data()); }
   [[nodiscard]] format::Slot& slot(std::uint64_t i) const {
     return reinterpret_cast<format::Slot*>(object_.data() + at_.slots)[i];
@@ -202,7 +203,11 @@ TEST(Judge, FindsAPublicationReadyWhileItsPublisherHoldsTheLock) {
 TEST(Judge, FindsAPublicationReadyWhileItsPublisherRunsWithoutTheLock) {
   const Image image;
   image.header().publisher = detail::this_process();
-  EXPECT_EQ(image.found().state, Attach::ready);
+  {
+    const detail::Owned owned(image.fd(), format::kPublisherByte);
+    EXPECT_EQ(image.found().state, Attach::ready);
+  }
+  EXPECT_EQ(image.found().state, Attach::stale) << "whoever wrote that was here before an exec";
 }
 
 TEST(Judge, RefusesOtherMajorVersionsAndStructsButNotMinorOnes) {

@@ -306,6 +306,7 @@ class Attachment {
     row.state.store(static_cast<std::uint32_t>(format::PlaceState::free),
                     std::memory_order_release);
     crash_point(CrashPoint::detach_state);
+    owned_.reset();
     unlock_byte(claim_->fd(), *place_);
     crash_point(CrashPoint::detach_unlocked);
     wake(segment_.header().release);
@@ -317,6 +318,7 @@ class Attachment {
   /// passed().
   void behind(Stream stream, int device, void (*function)(void*), void* argument) {
     pending_.fetch_add(1, std::memory_order_relaxed);
+    watch(device);
     try {
       require_stream_ops().after(stream, device, function, argument);
     } catch (...) {
@@ -355,7 +357,17 @@ class Attachment {
   }
 
   void fail_if_broken() {
-    if (const char* error = require_stream_ops().broken()) fail(error);
+    const int device = watched_.load(std::memory_order_relaxed);
+    if (device < 0) return;
+    if (const char* error = require_stream_ops().broken(device)) fail(error);
+  }
+  /// GPU memory is read on its own device, and by what is enqueued there. Of host memory it is
+  /// where leases are released; on several devices none can be taken for all.
+  void watch(int device) noexcept {
+    if (segment_.facts().memory != MemoryKind::host) return;
+    int none = kNoDevice;
+    if (!watched_.compare_exchange_strong(none, device) && none != device)
+      watched_.store(kSeveralDevices, std::memory_order_relaxed);
   }
   /// After a sticky CUDA error: what was to end leases never runs, so they end here. GPU memory
   /// cannot be read any more either, so there everything ends.
@@ -389,7 +401,7 @@ class Attachment {
     const int fd = claim_->fd();
     for (std::uint32_t i = 0; i < format::kPlaces && !place_; ++i) {
       if (!try_lock_byte(fd, i)) continue;
-      if (is_abandoned(fd, segment_.place(i))) {
+      if (is_abandoned(fd, i)) {
         place_ = i;
       } else {
         unlock_byte(fd, i);  // its owner lives but lost its lock; its cursor is still honoured
@@ -400,7 +412,9 @@ class Attachment {
                                                 " places of '" + segment_.object().name() +
                                                 "' are taken ('tenon inspect' lists them)");
     }
+    owned_.emplace(fd, *place_);
     crash_point(CrashPoint::attach_locked);
+    free_former_places();
     format::Place& row = segment_.place(*place_);
     const format::Process me = this_process();
     row.owner.pid.store(me.pid, std::memory_order_relaxed);
@@ -418,11 +432,28 @@ class Attachment {
     crash_point(CrashPoint::attach_state);
   }
 
+  /// Those of the program that this process was before an exec. To others they look like its own.
+  void free_former_places() {
+    const int fd = claim_->fd();
+    for (std::uint32_t i = 0; i < format::kPlaces; ++i) {
+      format::Place& row = segment_.place(i);
+      const bool mine = owner_of(row).pid == static_cast<std::uint32_t>(::getpid());
+      if (i == *place_ || !mine || !try_lock_byte(fd, i)) continue;
+      if (is_abandoned(fd, i)) {
+        row.cursor.store(format::kIdle, std::memory_order_release);
+        row.state.store(static_cast<std::uint32_t>(format::PlaceState::free),
+                        std::memory_order_release);
+      }
+      unlock_byte(fd, i);
+    }
+  }
+
   /// For a row whose lock was free: free too, or its owner is no more.
-  static bool is_abandoned(int fd, const format::Place& row) noexcept {
+  [[nodiscard]] bool is_abandoned(int fd, std::uint32_t i) const noexcept {
+    const format::Place& row = segment_.place(i);
     return row.state.load(std::memory_order_acquire) ==
                static_cast<std::uint32_t>(format::PlaceState::free) ||
-           !still_owns(fd, owner_of(row));
+           !still_owns(fd, i, owner_of(row));
   }
 
   bool open_slots() {
@@ -438,6 +469,7 @@ class Attachment {
       if (!mapped.memory) return false;
       slots_.push_back(std::move(mapped.memory));
       device_ = mapped.device;
+      if (facts.memory != MemoryKind::host) watched_.store(device_, std::memory_order_relaxed);
       crash_point(CrashPoint::attach_slot);
     }
     return true;
@@ -535,8 +567,12 @@ class Attachment {
   pid_t pid_;
   ino_t inode_;
   std::optional<std::uint32_t> place_;
+  std::optional<Owned> owned_;  ///< the place
   std::vector<SlotPointer> slots_;
   int device_ = 0;
+  static constexpr int kNoDevice = -1;
+  static constexpr int kSeveralDevices = -2;
+  std::atomic<int> watched_{kNoDevice};  ///< the one whose errors end what ends behind streams
   std::mutex mutex_;  ///< guards held_ and the cursor; no device call is made while it is held
   Held held_[2];
   Ending endings_[2]{{this, 0}, {this, 1}};

@@ -52,8 +52,9 @@ struct StreamOps {
   void (*check_not_capturing)(Stream stream, int device);
   /// Calls function(argument), which must call nothing of CUDA, behind what is enqueued so far.
   void (*after)(Stream stream, int device, void (*function)(void*), void* argument);
-  /// The error after which nothing enqueued by this process will run; null while all is well.
-  const char* (*broken)();
+  /// The error after which nothing that this process enqueued on that device will run; null while
+  /// all is well.
+  const char* (*broken)(int device);
 };
 inline std::atomic<const StreamOps*> stream_ops{nullptr};
 

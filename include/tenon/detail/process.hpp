@@ -23,8 +23,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <tenon/detail/per_process.hpp>
 #include <tenon/error.hpp>
 #include <tenon/format.hpp>
+#include <tuple>
 #include <vector>
 
 namespace tenon::detail {
@@ -150,6 +152,44 @@ inline void unlock_byte(int fd, std::uint32_t byte) noexcept {
   return owner.pid != 0 && here != 0 && owner.pid_namespace == here && has_exited(owner.pid);
 }
 
+/// What objects of this process own, whatever became of its descriptors: (object, byte). A program
+/// that was replaced by exec left its pid and start time in the rows it owned, but nothing here.
+class Owned {
+ public:
+  Owned(int fd, std::uint32_t byte) : key_(key_of(fd, byte)) {
+    Keys& keys = per_process<Keys>();
+    const std::lock_guard lock(keys.mutex);
+    keys.all.push_back(key_);
+  }
+  ~Owned() {
+    Keys& keys = per_process<Keys>();
+    const std::lock_guard lock(keys.mutex);
+    const auto known = std::find(keys.all.begin(), keys.all.end(), key_);
+    if (known != keys.all.end()) keys.all.erase(known);  // in a forked child it is not there
+  }
+  Owned(const Owned&) = delete;
+  Owned& operator=(const Owned&) = delete;
+
+  [[nodiscard]] static bool is(int fd, std::uint32_t byte) noexcept {
+    Keys& keys = per_process<Keys>();
+    const std::lock_guard lock(keys.mutex);
+    return std::find(keys.all.begin(), keys.all.end(), key_of(fd, byte)) != keys.all.end();
+  }
+
+ private:
+  using Key = std::tuple<dev_t, ino_t, std::uint32_t>;
+  struct Keys {
+    std::mutex mutex;
+    std::vector<Key> all;
+  };
+  static Key key_of(int fd, std::uint32_t byte) noexcept {
+    struct ::stat st {};
+    return ::fstat(fd, &st) == 0 ? Key(st.st_dev, st.st_ino, byte) : Key();
+  }
+
+  Key key_;
+};
+
 /// False when the process has certainly no mapping of the object behind `fd`.
 [[nodiscard]] inline bool may_have_mapped(std::uint32_t pid, int fd) noexcept {
   char path[32];
@@ -158,8 +198,10 @@ inline void unlock_byte(int fd, std::uint32_t byte) noexcept {
   std::FILE* maps = ::fstat(fd, &st) == 0 ? std::fopen(path, "re") : nullptr;
   if (maps == nullptr) return true;  // not ours to look at
   bool found = false;
+  bool empty = true;  // as that of a process whose main thread has exited: tells nothing
   char line[512];
   while (!found && std::fgets(line, sizeof(line), maps) != nullptr) {
+    empty = false;
     unsigned major = 0;
     unsigned minor = 0;
     unsigned long long inode = 0;
@@ -167,21 +209,24 @@ inline void unlock_byte(int fd, std::uint32_t byte) noexcept {
             makedev(major, minor) == st.st_dev && inode == st.st_ino;
   }
   std::fclose(maps);
-  return found;
+  return found || empty;
 }
 
-/// Whether the recorded owner runs and is still the program it was. One that closed descriptors it
-/// does not know, by daemonising say, has lost its lock and goes on; one that became another
-/// program by exec has lost its memory too.
-[[nodiscard]] inline bool still_owns(int fd, const format::Process& owner) noexcept {
-  return is_known_running(owner) && may_have_mapped(owner.pid, fd);
+/// Whether the recorded owner of a byte runs and is still the program it was. One that closed
+/// descriptors it does not know, by daemonising say, has lost its lock and goes on; one that became
+/// another program by exec has lost its memory too.
+[[nodiscard]] inline bool still_owns(int fd, std::uint32_t byte,
+                                     const format::Process& owner) noexcept {
+  if (!is_known_running(owner)) return false;
+  if (owner.pid == static_cast<std::uint32_t>(::getpid())) return Owned::is(fd, byte);
+  return may_have_mapped(owner.pid, fd);
 }
 
 /// Dead = the lock is free and, where pids mean anything, its recorded owner does not go on
 /// without.
 [[nodiscard]] inline bool is_dead(int fd, std::uint32_t byte,
                                   const format::Process& owner) noexcept {
-  return !is_locked_by_other(fd, byte) && !still_owns(fd, owner);
+  return !is_locked_by_other(fd, byte) && !still_owns(fd, byte, owner);
 }
 
 /// Closes a claim's descriptor in forked children, so that a child that lives on (a data loader)
