@@ -51,7 +51,7 @@ RUNS = [
     *mutants("line", "M_KEYED M_SAMESLOTS", "NV=1 LIVES=2"),
     *holds("stream", "default", ""),
     *holds("stream", "require", "REQ=1 NV=1"),
-    *holds("stream", "restart", "NV=1 LIVES=2 NOGU"),
+    *holds("stream", "restart", "NV=1 LIVES=2 NOGU NOABORT HANDOVER FIRST"),
     *mutants("stream", "M_NOSF M_NOPF M_LATE M_BURN M_GM1 M_NOMAX M_JOINMID M_CUR M_ORDER M_EARLY M_ENTRY_LATE "
              "M_NOLINE M_NOWAKE M_NOBURN M_NORECLAIM"),
     *mutants("stream", "M_JOINWAKE", "REQ=1"),
@@ -71,7 +71,7 @@ RUNS = [
     *holds("line", "two_readers_double", "NV=2 NSUB=2 DBL", long=True),
     *holds("line", "restart_double", "NV=2 DBL LIVES=2", long=True),
     *holds("line", "restart_load_2", "NV=1 LIVES=2 CRASHES=2 LOAD", long=True),
-    *holds("stream", "restart_2", "NV=1 LIVES=2 CRASHES=2 NOGU", long=True),
+    *holds("stream", "restart_2", "NV=1 LIVES=2 NOGU NOABORT HANDOVER", long=True),
     *holds("stream", "two_readers", "NV=1 NSUB=2 NOGU", long=True),
 ]
 

@@ -9,7 +9,9 @@
  *
  * Knobs: -DB=n buckets (3)  -DK=n slots (2)  -DNV=n versions of the first publisher (2)  -DNV2=n of its successor (1)
  *        -DNSUB=n subscribers (1)  -DCRASHES=n processes that die (1)  -DLIVES=2 a successor after death or close
- *        -DREQ=n publish() waits for n subscribers  -DNOGU nobody gives up
+ *        -DREQ=n publish() waits for n subscribers  -DNOGU nobody gives up  -DNOABORT nothing is aborted
+ *        -DFIRST only the first publisher dies
+ *        -DHANDOVER the successor starts when the subscriber has left (the two share no word; line.pml lets them overlap)
  *
  * Mutants (each must fail):
  *   M_NOSF       no fence in Subscriber::join          M_NOPF      no fence in LogWriter::retire
@@ -71,6 +73,7 @@ byte life; bool killed[LIVES], closed[LIVES], dead[NSUB], waited[LIVES], aborted
 #define ABORTED(l,v) aborted[(l)*(NV+2)+(v)]
 /* The device of the newest publisher: records whose gather is enqueued, whose host function is, which are finished;
  * `hollow`: the host function of an aborted gather, which completes nothing. */
+bool away;                                            /* HANDOVER: the subscriber has left the dead publisher */
 byte gathers, functions, finished, hollow, attempt;
 
 /* Store buffers. Death and every system call empty them. */
@@ -89,15 +92,22 @@ end: do
   :: d_step { obv -> oldest[life]=ob; obv=false; ob=0 }
   od }
 
+#ifdef FIRST
+#define DIES life==0
+#else
+#define DIES true
+#endif
 /* SIGKILL, CRASHES times at most. Whoever waits finds out within a slice, which the wakes here stand for. */
 active proctype Crash() { byte n;
 end: do
   :: d_step { n<CRASHES -> n=CRASHES }                /* no more: from here on whoever waits needs the living */
+#ifndef FIRST
   :: d_step { n<CRASHES && !dead[0] -> dead[0]=true; DRAIN(0); release[life]=true; n++ }
 #if NSUB>1
   :: d_step { n<CRASHES && !dead[1] -> dead[1]=true; DRAIN(1); release[life]=true; n++ }
 #endif
-  :: d_step { n<CRASHES && !GONE(life) -> killed[life]=true; WAKE(life); n++;
+#endif
+  :: d_step { n<CRASHES && !GONE(life) && DIES -> killed[life]=true; WAKE(life); n++;
        if :: obv -> oldest[life]=ob; obv=false; ob=0 :: else fi;
        gathers=finished; functions=finished }         /* what is queued goes with its context */
   od }
@@ -131,7 +141,11 @@ end: do
 
 proctype Pub(byte me) {
   byte v=1, n, b, line=1, to, c;
+#ifdef NOABORT
+  bool ab=true, wrote;
+#else
   bool ab=(me>0), wrote;                                       /* aborted once; a successor need not again */
+#endif
   { do
   :: v<=VERSIONS(me) ->
 again:
@@ -218,9 +232,14 @@ abort:                                                         /* Impl::abort */
   d_step { closed[me]=true; WAKE(me) }                         /* Impl::close: LogWriter::close */
   } unless { d_step { GONE(me) -> v=0; n=0; b=0; line=0; to=0; c=0; ab=false; wrote=false } } }
 
+#ifdef HANDOVER
+#define READY away
+#else
+#define READY true
+#endif
 /* Publisher::create: the name is free, or its owner proven dead. A new instance: new words, new slots, a new device. */
 active proctype Successor() {
-end: do :: atomic { GONE(life) && life+1<LIVES -> life++; gathers=0; functions=0; finished=0; hollow=0; attempt=0;
+end: do :: atomic { GONE(life) && life+1<LIVES && READY -> life++; gathers=0; functions=0; finished=0; hollow=0; attempt=0;
                     run Pub(life); run Gpu(life) } od }
 
 #ifdef M_KEYED
@@ -228,7 +247,7 @@ end: do :: atomic { GONE(life) && life+1<LIVES -> life++; gathers=0; functions=0
 #else
 #define MAP at[i]
 #endif
-#define FORGET n=0; t=0; line=0; x=0; a=0; gave_up=false; whole=false; leaving=false
+#define FORGET away=true; n=0; t=0; line=0; x=0; a=0; gave_up=false; whole=false; leaving=false
 proctype Sub(byte i) {
   byte t, n, line, x, a; bool gave_up, whole, leaving;
 #ifdef M_KEYED
@@ -237,7 +256,7 @@ proctype Sub(byte i) {
   { skip;
 attach:                                                        /* Subscriber::attach */
   if
-  :: atomic { !GONE(life) -> at[i]=life; kick[i]=false;
+  :: atomic { !GONE(life) -> at[i]=life; kick[i]=false; away=false;
 #if LIVES>1 && NSUB==1
        if                                                      /* nobody reads the old words any more */
        :: life==1 -> completed[0]=0; oldest[0]=1; cursor[0]=IDLE; release[0]=false; waited[0]=false;
@@ -251,6 +270,7 @@ attach:                                                        /* Subscriber::at
 #endif
        skip }
   :: GONE(life) && life+1==LIVES -> goto done
+  :: atomic { GONE(life) && life+1<LIVES && !away -> away=true; goto attach }   /* nothing to attach to, yet */
   fi;
 join:                                                          /* Subscriber::join */
   SET_CURSOR(0);                                               /* gates everything */
@@ -344,7 +364,7 @@ detach:
   assert(killed[at[i]] || !waited[at[i]] || ABORTED(at[i],VERSION(n)) || n==VERSIONS(at[i])*B+1);
   SET_CURSOR(IDLE); WAKE_PUBLISHER;
 detached:
-  atomic { n=0; t=0; a=0; whole=false; leaving=false };
+  atomic { n=0; t=0; a=0; whole=false; leaving=false; away=GONE(life) };
   goto attach;
 done:
   FORGET } unless { d_step { dead[i] -> FORGET } } }
