@@ -107,7 +107,7 @@ MUTANTS = [
     Mutant("cached_slot_unchecked", "7 identity", "include/tenon/detail/memory.hpp",
            "check_field(slot.mapped_bytes == found.mapped_bytes,", "check_field(true,",
            "slot_memory_test", "*DescribedOtherwise*"),
-    Mutant("writable_mapping", "8 readers cannot write", "include/tenon/detail/memory.hpp",
+    Mutant("writable_mapping", "readers cannot write", "include/tenon/detail/memory.hpp",
            "SharedObject::Access::read_only);", "SharedObject::Access::read_write);", "handoff_test", "*ReadOnly*"),
     Mutant("close_leaves_slots", "10 cheap recovery", "lib/publisher_completion.cpp",
            "slots_->withdraw();  // host", "// host", "name_test", "*LeaveNoSlots*"),
