@@ -73,7 +73,7 @@ MUTANTS = [
            "if (runs || foreign)", "if (true)", "name_test", "*CleanerAtWork*"),
     Mutant("nobody_is_dead", "5 nobody waits on the dead", "include/tenon/detail/process.hpp",
            "return !is_locked_by_other(fd, byte) && !still_owns(fd, byte, owner);", "(void)fd, (void)byte, (void)owner;\n  return false;",
-           "death_test", "*WaitingSubscriber*"),
+           "death_test", "*PlaceIsReclaimed*"),
     Mutant("zombie_is_alive", "5 nobody waits on the dead", "include/tenon/detail/process.hpp",
            "return is_zombie;", "return false && is_zombie;", "death_test", "*WaitingSubscriber*"),
     Mutant("wanted_unsaid", "5 no deadlock with oneself", "include/tenon/subscriber.hpp",
