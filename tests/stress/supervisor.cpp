@@ -9,10 +9,9 @@
 #include <cerrno>
 #include <cstdlib>
 #include <fstream>
+#include <support/private_shm.hpp>
 #include <system_error>
 #include <thread>
-
-#include "own_shm.hpp"
 
 namespace tenon::stress {
 namespace {
@@ -58,7 +57,7 @@ Supervisor::Supervisor(const Options& options, int board, int log)
       log_(log, board_, "supervisor"),
       schedule_(options.seed, options.publishers, options.subscribers),
       names_("chaos-" + std::to_string(::getpid())),
-      own_shm_(!options.shared_shm && own_shm()) {
+      own_shm_(!options.shared_shm && test::take_private_shm()) {
   ::setenv("TENON_SIM_NODE", names_.c_str(), 1);
   board_.started_at = now_ns();
   log_(own_shm_ ? "has a /dev/shm of its own"

@@ -31,7 +31,7 @@ inline bool take_private_shm() {
       return false;
   }
   return ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
-         ::mount("tenon-test", "/dev/shm", "tmpfs", 0, nullptr) == 0;
+         ::mount("tenon-test", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, nullptr) == 0;
 }
 
 }  // namespace tenon::test

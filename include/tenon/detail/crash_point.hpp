@@ -1,4 +1,4 @@
-// Where a process may be killed on purpose: one name behind each step that others can see, in
+// Where a process may be killed on purpose: names of steps that others can see, in
 // shared memory, in a claim or in /dev/shm.
 //
 // Only in builds for tests (TENON_CRASH_POINTS); elsewhere a point is nothing at all. There,
