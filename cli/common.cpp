@@ -87,12 +87,16 @@ Exit exit_of(Errc code) noexcept {
       return Exit::deadline;
     case Errc::PublisherGone:
     case Errc::Closed:
+    case Errc::PeerGone:
+    case Errc::Aborted:
       return Exit::peer_died;
     case Errc::NameInUse:
     case Errc::NotYours:
     case Errc::WrongVersion:
     case Errc::TooManySubscribers:
     case Errc::NotShareable:
+    case Errc::WrongSecret:
+    case Errc::Mismatch:
       return Exit::refused;
     case Errc::BadFormat:
     case Errc::OutOfSpace:
@@ -106,6 +110,7 @@ Exit exit_of(Errc code) noexcept {
     case Errc::Capturing:
     case Errc::Cuda:
     case Errc::NoMemoryKind:
+    case Errc::NoEngine:
     case Errc::System:
       return Exit::failed;
   }

@@ -1,13 +1,10 @@
 # Resolves the optional parts (AUTO, ON, OFF) and lists the headers of the client.
 
-foreach(feature CUDA NCCL)
+foreach(feature CUDA RELAY NCCL)
   if(NOT TENON_${feature} MATCHES "^(AUTO|ON|OFF)$")
     message(FATAL_ERROR "TENON_${feature} is '${TENON_${feature}}': it takes AUTO, ON or OFF")
   endif()
 endforeach()
-if(TENON_NCCL STREQUAL "ON")
-  message(FATAL_ERROR "TENON_NCCL=ON: this version of Tenon has no relay yet; use AUTO or OFF")
-endif()
 
 # TENON_WITH_CUDA: whether there is a toolkit to compile GPU code with.
 set(TENON_WITH_CUDA OFF)
@@ -23,6 +20,30 @@ if(NOT TENON_CUDA STREQUAL "OFF")
   endif()
 endif()
 message(STATUS "Tenon: GPU memory: ${TENON_WITH_CUDA}")
+
+# TENON_WITH_RELAY: whether there is what carries bytes to other nodes (Gloo) and what authenticates them (OpenSSL).
+set(TENON_WITH_RELAY OFF)
+if(NOT TENON_RELAY STREQUAL "OFF")
+  find_package(Gloo CONFIG QUIET)
+  find_package(OpenSSL QUIET)
+  if(Gloo_FOUND AND OPENSSL_FOUND)
+    set(TENON_WITH_RELAY ON)
+  elseif(TENON_RELAY STREQUAL "ON")
+    message(FATAL_ERROR "TENON_RELAY=ON: needs Gloo and OpenSSL (Debian: libgloo-dev libssl-dev)")
+  endif()
+endif()
+
+# TENON_WITH_NCCL: whether NCCL's types are there; its library is looked for when a relay starts.
+set(TENON_WITH_NCCL OFF)
+if(TENON_WITH_RELAY AND NOT TENON_NCCL STREQUAL "OFF")
+  find_path(TENON_NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+  if(TENON_WITH_CUDA AND TENON_NCCL_INCLUDE_DIR)
+    set(TENON_WITH_NCCL ON)
+  elseif(TENON_NCCL STREQUAL "ON")
+    message(FATAL_ERROR "TENON_NCCL=ON: needs GPU memory (TENON_CUDA) and nccl.h")
+  endif()
+endif()
+message(STATUS "Tenon: relay: ${TENON_WITH_RELAY}, over NCCL: ${TENON_WITH_NCCL}")
 
 set(TENON_CLIENT_HEADERS
   include/tenon/detail/attachment.hpp

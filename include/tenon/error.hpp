@@ -42,6 +42,11 @@ enum class Errc {
   Capturing,     ///< The stream is being captured into a graph, which would replay the call.
   Cuda,          ///< A CUDA call failed (CudaError); its name and text are in the message.
   NoMemoryKind,  ///< This process cannot map that kind of memory; the message says what to include.
+  PeerGone,      ///< A relay's peer on another node died, left or fell silent. Join again.
+  Aborted,       ///< The group of relays was broken up while this waited for it. Join the next one.
+  NoEngine,      ///< What carries bytes between nodes is missing (libnccl); the message says where.
+  WrongSecret,   ///< The relays do not know the same secret.
+  Mismatch,      ///< The two ends of a relay have different layouts or memory; both are named.
   System,        ///< A system call failed (SystemError); errno and its text are in the message.
 };
 
@@ -100,6 +105,16 @@ enum class Errc {
       return "Cuda";
     case Errc::NoMemoryKind:
       return "NoMemoryKind";
+    case Errc::PeerGone:
+      return "PeerGone";
+    case Errc::Aborted:
+      return "Aborted";
+    case Errc::NoEngine:
+      return "NoEngine";
+    case Errc::WrongSecret:
+      return "WrongSecret";
+    case Errc::Mismatch:
+      return "Mismatch";
     case Errc::System:
       return "System";
   }
