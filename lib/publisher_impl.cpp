@@ -204,6 +204,16 @@ std::uint64_t Publisher::Impl::publish(std::span<const Source> sources,
   }
 }
 
+std::uint64_t Publisher::Impl::number_for(const PublishOptions& options) const {
+  if (options.version == 0 || options.version == next_version_) return next_version_;
+  // Beyond this the numbers of records would not fit 64 bits.
+  const std::uint64_t most = (format::kIdle / 2) / buckets_.size();
+  if (options.version > next_version_ && options.version <= most) return options.version;
+  throw Error(Errc::InvalidArgument,
+              "publishing '" + name_ + "' as version " + std::to_string(options.version) +
+                  ": it takes " + std::to_string(next_version_) + " to " + std::to_string(most));
+}
+
 // Protocol sections 3 and 4. The line is the start of the version to be written when its bytes go
 // where the current version's are (or there is no current one): everybody out. Otherwise it is
 // `current`: the slots to be written are free as soon as nobody is behind that.
@@ -213,7 +223,7 @@ void Publisher::Impl::begin(std::optional<Stream> stream, const PublishOptions& 
   if (attempt_)
     throw Error(Errc::InvalidArgument, "version " + std::to_string(attempt_->version) + " of '" +
                                            name_ + "' is still being written");
-  Attempt a{.version = next_version_,
+  Attempt a{.version = number_for(options),
             .stream = gather_->begin(stream),
             .deadline = detail::Deadline(options.deadline),
             .check = options.check};
@@ -232,6 +242,10 @@ void Publisher::Impl::begin(std::optional<Stream> stream, const PublishOptions& 
   a.unchanged.assign(buckets_.size(), false);
   const std::uint64_t first = format::start_of(a.version, buckets_.size());
   const bool streaming = mode_ == Mode::streaming;
+  if (streaming && a.version != next_version_) {
+    log_->burn(first);  // as if the versions in between had been aborted
+    next_version_ = a.version;
+  }
   if (!log_->wait_for_attached(options.require, streaming ? first : 0, {a.deadline, a.check})) {
     const std::string behind = streaming ? log_->holders(first) : "";
     throw Error(Errc::DeadlinePassed, "publishing version " + std::to_string(a.version) + " of '" +
@@ -374,6 +388,23 @@ void Publisher::Impl::keep(std::size_t bucket) {
   a.slot[bucket] = buckets_[bucket].slot;
 }
 
+// The log has room for two versions, by parity. Numbers that were passed over can make the next
+// version one of the current version's parity: then its records are free only when nobody reads
+// them.
+void Publisher::Impl::clear_records() {
+  const std::uint64_t current = format::version_of(log_->current(), buckets_.size());
+  if (mode_ == Mode::streaming || current == 0 || (attempt_->version - current) % 2 != 0) return;
+  const std::uint64_t oldest = log_->oldest();
+  const std::uint64_t served = log_->current();
+  log_->retire(start(), true);
+  try {
+    await_readers(start());
+  } catch (...) {
+    log_->unretire(oldest, served);
+    throw;
+  }
+}
+
 std::uint64_t Publisher::Impl::commit() {
   Attempt& a = attempt();
   for (std::size_t b = 0; b < buckets_.size(); ++b) {
@@ -384,6 +415,7 @@ std::uint64_t Publisher::Impl::commit() {
             std::to_string(b) +
             (a.progress[b] == Progress::open ? " is open" : " was neither written nor kept"));
   }
+  clear_records();
   write_records();
   crash_point(CrashPoint::publish_records);
   const std::uint64_t last = start() + buckets_.size() - 1;

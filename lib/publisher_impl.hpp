@@ -95,10 +95,12 @@ class Publisher::Impl {
     return format::start_of(attempt_->version, layout_.bucket_count());
   }
   [[nodiscard]] Attempt& attempt();
+  [[nodiscard]] std::uint64_t number_for(const PublishOptions& options) const;
   void check_sources(std::span<const Source> sources, std::size_t first) const;
   [[nodiscard]] bool is_unchanged(std::size_t bucket, std::span<const Source> sources) const;
   void check_pointers(std::size_t bucket, std::span<const Source> sources) const;
   void await_readers(std::uint64_t line);
+  void clear_records();
   void open_streaming(std::size_t bucket);
   void seal_as(std::size_t bucket, bool unchanged);
   void check_not_moved(std::size_t bucket, std::span<const Source> sources) const;

@@ -77,6 +77,10 @@ struct PublishOptions {
   /// Do not begin before this many subscribers are attached (streaming: wait for the version's
   /// start).
   std::uint32_t require = 0;
+  /// The version's number (a training step, say), above all earlier ones; 0: the next. Numbers in
+  /// between are never seen. When the distance to the current version is even, the two share their
+  /// records: double-buffered then also waits, at commit(), for subscribers to let go of that.
+  std::uint64_t version = 0;
   /// Called at least every 100 ms of waiting, by the waiting thread. What it throws (an interrupt,
   /// say) ends the wait as a passed deadline does.
   std::function<void()> check{};
