@@ -32,8 +32,8 @@ Exit parse_and_run(int argc, char** argv) {
       "parameter,\n4 deadline passed, 5 peer died, 6 refused, 130 interrupted.\n"
       "'tenon COMMAND --help' has an example of each command.");
   Run run;
-  for (const auto add :
-       {add_serve, add_dump, add_ls, add_inspect, add_get, add_verify, add_gc, add_demo}) {
+  for (const auto add : {add_serve, add_dump, add_ls, add_inspect, add_get, add_verify, add_gc,
+                         add_relay, add_demo}) {
     add(app, run);
   }
   try {

@@ -207,7 +207,7 @@ std::uint64_t Publisher::Impl::publish(std::span<const Source> sources,
 std::uint64_t Publisher::Impl::number_for(const PublishOptions& options) const {
   if (options.version == 0 || options.version == next_version_) return next_version_;
   // Beyond this the numbers of records would not fit 64 bits.
-  const std::uint64_t most = (format::kIdle / 2) / buckets_.size();
+  const std::uint64_t most = format::kMaxRecord / buckets_.size() - 1;
   if (options.version > next_version_ && options.version <= most) return options.version;
   throw Error(Errc::InvalidArgument,
               "publishing '" + name_ + "' as version " + std::to_string(options.version) +

@@ -7,6 +7,7 @@
 //   lease.release();                                     // the trainer may write the next version
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -60,6 +61,12 @@ class Subscriber {
   [[nodiscard]] const Layout& layout() const noexcept { return attachment_->layout(); }
   [[nodiscard]] Mode mode() const noexcept { return facts().mode; }
   [[nodiscard]] MemoryKind memory() const noexcept { return facts().memory; }
+  /// GPU memory: the ordinal here of the device under which the slots are open. Host memory: 0.
+  [[nodiscard]] int device() const noexcept { return attachment_->device(); }
+  /// Random, of this one publication: its successor under the same name has another.
+  [[nodiscard]] const std::array<std::uint8_t, 16>& instance() const noexcept {
+    return facts().instance;
+  }
   /// This subscriber's row, 0 to 63, as `tenon inspect` shows it.
   [[nodiscard]] std::uint32_t place() const noexcept { return attachment_->place(); }
   /// Newest complete version now; 0 when there is none.

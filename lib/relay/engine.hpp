@@ -61,6 +61,8 @@ class Engine {
   [[nodiscard]] virtual int rank() const noexcept = 0;
   [[nodiscard]] virtual int size() const noexcept = 0;
 
+  /// A first collective of a few bytes, by all members: pays what the first one costs.
+  virtual void warm_up(const detail::Deadline& deadline) = 0;
   /// `data` of rank `root` arrives in `data` of all others.
   virtual void broadcast(std::byte* data, std::size_t bytes, int root,
                          const detail::Deadline& deadline) = 0;
@@ -88,10 +90,12 @@ class Engine {
 [[nodiscard]] std::unique_ptr<Engine> make_gloo_engine(const Membership& membership,
                                                        const detail::Deadline& deadline);
 
-/// Connects the group with NCCL for the memory of GPU `device` (its ordinal in this process), and
-/// runs a first collective, which takes seconds in the wild. libnccl is looked for in this process
+/// Connects the group with NCCL for the memory of GPU `device` (its ordinal in this process).
+/// libnccl is looked for in this process
 /// first, then by the loader; NoEngine says what was tried when there is none.
 [[nodiscard]] std::unique_ptr<Engine> make_nccl_engine(const Membership& membership, int device,
                                                        const detail::Deadline& deadline);
+/// Why make_nccl_engine() would throw NoEngine here; empty when it would not.
+[[nodiscard]] std::string why_no_nccl();
 
 }  // namespace tenon::relay

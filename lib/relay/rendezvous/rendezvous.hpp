@@ -52,6 +52,7 @@ struct Event {
   enum class Kind : std::uint8_t { joined, message, left } kind;
   PeerId peer = 0;        ///< of a connection: 0
   std::string address{};  ///< joined: the peer's, without the port
+  std::string local{};    ///< joined: this node's, as the peer reaches it
   Message message{};
   std::string reason{};
 };

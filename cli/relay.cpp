@@ -1,0 +1,258 @@
+// tenon relay: hands a publication on to other nodes, and publishes there what is handed on.
+#include <fmt/format.h>
+#include <poll.h>
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <tenon/name.hpp>
+#include <tenon/relay.hpp>
+#include <thread>
+
+#include "commands.hpp"
+#include "memory.hpp"
+#include "options.hpp"
+#include "progress.hpp"
+#include "signals.hpp"
+
+namespace tenon::cli {
+namespace {
+
+using relay::EngineKind;
+using relay::GroupReport;
+using relay::VersionReport;
+
+struct Output {
+  bool json = false;
+  bool quiet = false;
+};
+
+struct SendOptions {
+  std::string name;
+  relay::SenderOptions relay;
+  std::string secret_file;
+  Output output;
+};
+
+struct ReceiveOptions {
+  relay::ReceiverOptions relay;
+  std::string secret_file;
+  Output output;
+};
+
+double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+/// Stops a relay when a signal comes, also in the middle of a transfer.
+template <class Relay>
+class StopOnSignal {
+ public:
+  explicit StopOnSignal(Relay& relay) : thread_([this, &relay] { watch(relay); }) {}
+  StopOnSignal(const StopOnSignal&) = delete;
+  StopOnSignal& operator=(const StopOnSignal&) = delete;
+  ~StopOnSignal() {
+    done_ = true;
+    thread_.join();
+  }
+
+ private:
+  void watch(Relay& relay) {
+    struct ::pollfd p {
+      signal_fd(), POLLIN, 0
+    };
+    while (!done_) {
+      if (::poll(&p, 1, 100) > 0) return relay.stop();
+    }
+  }
+  std::atomic<bool> done_{false};
+  std::thread thread_;
+};
+
+// Whoever reads our output may go; subscribers read the publication.
+void say(const std::string& line) {
+  try {
+    print(line + "\n");
+  } catch (const Error& error) {
+    complain(error.what());
+  }
+}
+
+void tell_group(const Output& output, const GroupReport& g) {
+  if (output.json) {
+    say(fmt::format(
+        R"({{"event":"group","group":{},"receivers":{},"engine":"{}","setup_seconds":{:.6f},"warm_up_seconds":{:.6f}}})",
+        g.group, g.receivers, relay::name_of(g.engine), seconds(g.setup), seconds(g.warm_up)));
+  } else {
+    say(fmt::format("group {} receivers={} engine={} setup_seconds={:.3f} warm_up_seconds={:.3f}",
+                    g.group, g.receivers, relay::name_of(g.engine), seconds(g.setup),
+                    seconds(g.warm_up)));
+  }
+}
+
+void tell_version(const Output& output, const char* did, const std::string& name,
+                  const VersionReport& v) {
+  if (output.json) {
+    say(fmt::format(
+        R"({{"event":"{}","name":"{}","version":{},"receivers":{},"buckets":{},"kept":{},"bytes":{},"seconds":{:.6f},"wire_seconds":{:.6f},"prepare_seconds":{:.6f},"waited_seconds":{:.6f}}})",
+        did, name, v.version, v.receivers, v.buckets, v.kept, v.bytes, seconds(v.transfer),
+        seconds(v.wire), seconds(v.prepare), seconds(v.waited)));
+  } else {
+    say(
+        fmt::format("{} {} version={} receivers={} buckets={} kept={} bytes={} seconds={:.3f} "
+                    "waited_seconds={:.3f}",
+                    did, name, v.version, v.receivers, v.buckets, v.kept, v.bytes,
+                    seconds(v.transfer), seconds(v.waited)));
+  }
+}
+
+relay::Watch watch_for(const Output& output, const char* did, const std::string& name) {
+  relay::Watch watch;
+  if (!output.quiet) watch.note = [](const std::string& text) { complain(printable(text)); };
+  watch.group = [&output](const GroupReport& g) { tell_group(output, g); };
+  watch.version = [&output, did, name](const VersionReport& v) {
+    tell_version(output, did, name, v);
+  };
+  watch.stop = was_signalled;
+  return watch;
+}
+
+// One sender after the other: a trainer that starts again is another publication.
+void send_until_signal(SendOptions& options) {
+  bool first = true;
+  while (!was_signalled()) {
+    try {
+      relay::Sender sender(options.name, options.relay);
+      options.relay.listen = sender.address();  // receivers find its successor there
+      if (first) say(fmt::format("listening {} address={}", options.name, sender.address()));
+      first = false;
+      const StopOnSignal stop(sender);
+      sender.run(watch_for(options.output, "sent", options.name));
+    } catch (const Error& error) {
+      const bool ended = error.code() == Errc::PublisherGone || error.code() == Errc::Closed;
+      const bool absent = error.code() == Errc::NotFound || error.code() == Errc::DeadlinePassed;
+      if (!ended && (first || !absent)) throw;
+      if (ended && !options.output.quiet)
+        complain(printable(error.what()) + "; waiting for its successor");
+    }
+  }
+}
+
+Exit send(SendOptions& options) {
+  check_name(options.name);
+  if (!options.secret_file.empty()) options.relay.secret = relay::read_secret(options.secret_file);
+  handle_signals(OnSignal::remember);
+  send_until_signal(options);
+  return Exit::ok;
+}
+
+Exit receive(ReceiveOptions& options) {
+  for (const std::string& name : {options.relay.name, options.relay.as})
+    if (!name.empty()) check_name(name);
+  if (!options.secret_file.empty()) options.relay.secret = relay::read_secret(options.secret_file);
+  if (options.relay.memory) use_device(*options.relay.memory);
+  handle_signals(OnSignal::remember);
+  Progress progress("allocating", !options.output.quiet);
+  options.relay.progress = [&](std::uint64_t done, std::uint64_t total) {
+    progress.update(done, total);
+  };
+  relay::Receiver receiver(options.relay);
+  say(fmt::format("receiving {} from={}", receiver.name(), options.relay.from));
+  const StopOnSignal stop(receiver);
+  receiver.run(watch_for(options.output, "received", receiver.name()));
+  return Exit::ok;
+}
+
+void add_output(CLI::App& command, Output& output, std::string& secret_file) {
+  command
+      .add_option("--secret-file", secret_file,
+                  "Holds what both ends know, 16 bytes or more; needed off loopback")
+      ->type_name("FILE");
+  command.add_flag("--json", output.json, "Events as JSON, one object per line");
+  command.add_flag("--quiet", output.quiet, "No notes on standard error");
+}
+
+void add_send(CLI::App& parent, Run& run) {
+  CLI::App* command = parent.add_subcommand("send", "Hand a publication on to receivers");
+  auto options = std::make_shared<SendOptions>();
+  command->add_option("NAME", options->name, "Publication of this node")->required();
+  command->add_option("--listen", options->relay.listen, "Where receivers find it")
+      ->type_name("HOST:PORT")
+      ->capture_default_str();
+  command
+      ->add_option("--expect", options->relay.expect,
+                   "Wait for so many receivers before the first version")
+      ->type_name("N")
+      ->check(CLI::Range(0U, 64U));
+  command
+      ->add_option_function<std::string>(
+          "--engine",
+          [options](const std::string& text) {
+            options->relay.engine = text == "gloo"   ? EngineKind::gloo
+                                    : text == "nccl" ? EngineKind::nccl
+                                                     : EngineKind::automatic;
+          },
+          "auto: nccl between GPU memories that have it, else gloo")
+      ->type_name("ENGINE")
+      ->check(CLI::IsMember({"auto", "gloo", "nccl"}))
+      ->default_str("auto");
+  add_duration(*command, "--deadline", options->relay.deadline,
+               "For receivers to make room for a version, and again for its bytes");
+  add_duration(*command, "--timeout", options->relay.attach, "For the publication to appear");
+  add_owner(*command, options->relay.owner);
+  add_output(*command, options->output, options->secret_file);
+  command->footer(
+      "Stays until SIGINT or SIGTERM, also while the trainer starts again. The weights travel\n"
+      "neither encrypted nor authenticated: see SECURITY.md.\n\n"
+      "Example:\n  tenon relay send policy --listen 10.0.0.1:4711 --secret-file secret");
+  command->callback([options, &run] { run = [options] { return send(*options); }; });
+}
+
+void add_receive(CLI::App& parent, Run& run) {
+  CLI::App* command = parent.add_subcommand("recv", "Publish on this node what a sender hands on");
+  auto options = std::make_shared<ReceiveOptions>();
+  command->add_option("NAME", options->relay.name, "Publication that the sender hands on")
+      ->required();
+  command->add_option("--from", options->relay.from, "The sender")
+      ->type_name("HOST:PORT")
+      ->required();
+  command->add_option("--as", options->relay.as, "Its name here; default: NAME")->type_name("NAME");
+  command
+      ->add_option_function<std::string>(
+          "--memory",
+          [options](const std::string& text) { options->relay.memory = parse_memory(text); },
+          "host, cuda or cuda:N; default: as the sender's")
+      ->type_name("MEMORY");
+  command
+      ->add_option_function<std::string>(
+          "--mode", [options](const std::string& text) { options->relay.mode = parse_mode(text); },
+          "streaming, in-place or double")
+      ->type_name("MODE")
+      ->default_str(name_of(options->relay.mode));
+  command->add_option("--label", options->relay.label, "Text shown by ls and inspect")
+      ->type_name("TEXT")
+      ->capture_default_str();
+  add_duration(*command, "--timeout", options->relay.join, "For the sender to be there");
+  command
+      ->add_option_function<std::string>(
+          "--rejoin",
+          [options](const std::string& text) {
+            options->relay.rejoin = parse_duration("--rejoin", text);
+          },
+          "For a lost sender to come back; default: as long as it takes")
+      ->type_name("DURATION");
+  add_output(*command, options->output, options->secret_file);
+  command->footer(
+      "Serves its last version, and joins again, while the sender is away.\n\n"
+      "Example:\n  tenon relay recv policy --from 10.0.0.1:4711 --secret-file secret");
+  command->callback([options, &run] { run = [options] { return receive(*options); }; });
+}
+
+}  // namespace
+
+void add_relay(CLI::App& app, Run& run) {
+  CLI::App* command = app.add_subcommand("relay", "The same publication on other nodes");
+  command->require_subcommand(1);
+  add_send(*command, run);
+  add_receive(*command, run);
+}
+
+}  // namespace tenon::cli

@@ -1,0 +1,39 @@
+// Small things that both ends of a relay need.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <relay/engine.hpp>
+#include <string>
+#include <tenon/relay.hpp>
+
+namespace tenon::relay {
+
+[[nodiscard]] inline std::unique_ptr<Engine> make_engine(EngineKind kind,
+                                                         const Membership& membership, int device,
+                                                         const detail::Deadline& deadline) {
+  return kind == EngineKind::nccl ? make_nccl_engine(membership, device, deadline)
+                                  : make_gloo_engine(membership, deadline);
+}
+
+[[nodiscard]] inline std::string hexadecimal(const std::array<std::uint8_t, 16>& bytes) {
+  constexpr char kDigits[] = "0123456789abcdef";
+  std::string text;
+  for (const std::uint8_t byte : bytes) {
+    text += kDigits[byte >> 4U];
+    text += kDigits[byte & 15U];
+  }
+  return text;
+}
+
+/// A duration as the messages have it: not negative, and no more than they allow.
+[[nodiscard]] inline std::uint64_t milliseconds(Duration duration) noexcept {
+  constexpr std::chrono::hours kMost{24 * 365};
+  const auto bounded = std::clamp<Duration>(duration, Duration::zero(), kMost);
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(bounded).count());
+}
+
+}  // namespace tenon::relay

@@ -1,0 +1,290 @@
+// The receiver: joins a sender, publishes here what comes, and joins again when the sender is lost.
+// The bytes: incoming.hpp.
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <optional>
+#include <relay/incoming.hpp>
+#include <relay/link.hpp>
+#include <relay/messages.hpp>
+#include <relay/node.hpp>
+#include <relay/timing.hpp>
+#include <tenon/detail/block.hpp>
+#include <tenon/relay.hpp>
+#include <thread>
+#include <utility>
+
+namespace tenon::relay {
+namespace {
+
+constexpr Duration kRetry = std::chrono::milliseconds(200);  ///< between attempts to join again
+constexpr Duration kAttempt = std::chrono::seconds(1);       ///< for each of them
+constexpr Duration kPlacing = std::chrono::seconds(30);      ///< in GPU memory, of what has come
+
+Layout layout_of(const Message& message, const Welcome& welcome) {
+  detail::Block block = detail::allocate_block(std::max<std::size_t>(message.blob.size(), 1));
+  std::memcpy(block.get(), message.blob.data(), message.blob.size());
+  Layout layout = Layout::parse(std::move(block), message.blob.size());
+  if (layout.hash() == welcome.layout_hash) return layout;
+  throw Error(Errc::Mismatch, "the layout of '" + welcome.publication +
+                                  "' does not have the hash that its sender (Tenon " +
+                                  welcome.library + ", this one is " TENON_VERSION ") says");
+}
+
+std::string host_name() {
+  char name[256] = {};
+  (void)::gethostname(name, sizeof(name) - 1);
+  return name;
+}
+
+}  // namespace
+
+class Receiver::Impl {
+ public:
+  explicit Impl(const ReceiverOptions& options) : options_(options) {
+    join(detail::Deadline(options_.join));
+    create();
+  }
+  ~Impl() {
+    update_.reset();
+    connection_.reset();  // its thread uses the link
+  }
+  [[nodiscard]] const Publisher& publisher() const noexcept { return *publisher_; }
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }
+  void stop() noexcept {
+    stopped_ = true;
+    link_.break_all();
+  }
+  void run(const Watch& watch);
+
+ private:
+  [[nodiscard]] bool stopping() const { return stopped_ || (watch_.stop && watch_.stop()); }
+  void note(const std::string& text) const {
+    if (watch_.note) watch_.note(text);
+  }
+  [[nodiscard]] Memory memory() const { return options_.memory.value_or(Memory{welcome_.memory}); }
+  void join(const detail::Deadline& deadline);
+  void create();
+  void rejoin(const std::string& why);
+  void watch_connection(const Event& event) noexcept;
+  void take(const Message& message);
+  void enter(const FormGroup& group);
+  void make_room(const Offer& offer);
+  void receive(const Transfer& transfer);
+  void commit(const Commit& commit);
+  void fail(std::uint64_t version, const Error& error);
+  [[nodiscard]] std::uint64_t has() const;
+  void give_up_version() noexcept {
+    update_.reset();
+    sums_.clear();
+  }
+
+  ReceiverOptions options_;
+  std::atomic<bool> stopped_{false};
+  Watch watch_;
+  Link link_;  // before the connection, whose thread uses it
+  std::unique_ptr<Connection> connection_;
+  Welcome welcome_;
+  std::optional<Layout> layout_;  ///< the sender's
+  std::string name_;              ///< of the publication here
+  std::uint64_t group_ = 0;       ///< the newest announced
+  std::string instance_;          ///< of which the publication here has versions
+  std::optional<Publisher> publisher_;
+  std::optional<Publisher::Update> update_;  ///< the version that is coming
+  std::vector<std::uint64_t> sums_;          ///< of what came of it
+  VersionReport report_;
+};
+
+void Receiver::Impl::join(const detail::Deadline& deadline) {
+  Hello hello{.library = TENON_VERSION,
+              .host = host_name(),
+              .pid = static_cast<std::uint64_t>(::getpid()),
+              .nccl = why_no_nccl().empty(),
+              .keeps = options_.mode != Mode::streaming};
+  if (options_.memory) hello.memory = options_.memory->kind;
+  connection_.reset();
+  link_.reset();
+  connection_ = std::make_unique<Connection>(
+      options_.from, to_message(hello), RendezvousOptions{.secret = options_.secret}, deadline,
+      [this](const Event& event) { watch_connection(event); });
+  welcome_ = read<Welcome>(connection_->welcome());
+  if (!options_.name.empty() && options_.name != welcome_.publication)
+    throw Error(Errc::Mismatch, "the sender at " + options_.from + " hands on '" +
+                                    detail::plain(welcome_.publication) + "', not '" +
+                                    options_.name + "'");
+  layout_ = layout_of(connection_->welcome(), welcome_);
+}
+
+// In the rendezvous' thread: what the working thread may be waiting for is over.
+void Receiver::Impl::watch_connection(const Event& event) noexcept {
+  if (event.kind == Event::Kind::left) {
+    link_.break_all();
+  } else if (event.message.type == FormGroup::kType) {
+    try {
+      link_.break_before(read<FormGroup>(event.message).group);
+    } catch (const std::exception&) {
+      link_.break_all();  // the working thread will say what is wrong with it
+    }
+  }
+}
+
+// The publication here, of the sender's instance. An earlier instance's ends: its versions count
+// otherwise.
+void Receiver::Impl::create() {
+  if (publisher_ && instance_ == welcome_.instance) return;
+  publisher_.reset();
+  PublisherOptions how;
+  how.memory = memory();
+  how.mode = options_.mode;
+  how.label = options_.label;
+  how.progress = options_.progress;
+  name_ = options_.as.empty() ? welcome_.publication : options_.as;
+  publisher_ = Publisher::create(name_, *layout_, how);
+  instance_ = welcome_.instance;
+  for (const std::string& text : publisher_->notes()) note(text);
+}
+
+void Receiver::Impl::run(const Watch& watch) {
+  watch_ = watch;
+  while (!stopping()) {
+    try {
+      if (const auto message = connection_->next(detail::Deadline(detail::kSlice))) take(*message);
+    } catch (const Error& e) {
+      if (e.code() != Errc::PeerGone && e.code() != Errc::BadFormat) throw;
+      note(std::string("lost the sender: ") + e.what());
+      rejoin(e.what());
+    }
+  }
+  give_up_version();
+}
+
+// The last version stays where it is, and current, until a sender has another.
+void Receiver::Impl::rejoin(const std::string& why) {
+  give_up_version();
+  const detail::Deadline deadline(options_.rejoin);
+  while (!stopping()) {
+    try {
+      join(detail::Deadline(std::min<Duration>(deadline.left(), kAttempt)));
+      note("joined the sender again");
+      return;
+    } catch (const Error& e) {
+      if (e.code() != Errc::DeadlinePassed && e.code() != Errc::PeerGone) throw;
+      if (deadline.passed()) throw Error(Errc::PeerGone, why + "; and then: " + e.what());
+    }
+    std::this_thread::sleep_for(kRetry);
+  }
+}
+
+void Receiver::Impl::take(const Message& message) {
+  if (message.type == FormGroup::kType) return enter(read<FormGroup>(message));
+  if (message.type == Offer::kType) return make_room(read<Offer>(message));
+  if (message.type == Transfer::kType) return receive(read<Transfer>(message));
+  if (message.type == Commit::kType) return commit(read<Commit>(message));
+  throw Error(Errc::BadFormat, "a sender sent a message '" + message.type + "'");
+}
+
+void Receiver::Impl::enter(const FormGroup& group) {
+  give_up_version();
+  group_ = group.group;
+  Ready ready{.group = group.group, .version = has(), .failure = {}};
+  const detail::Deadline deadline{std::chrono::milliseconds(group.deadline_ms)};
+  GroupReport report{.group = group.group, .receivers = group.size - 1, .engine = group.engine};
+  try {
+    {
+      const Timed timed(report.setup);
+      link_.join(group.group, {}, connection_->store(group.group), [&](Store& store) {
+        return make_engine(group.engine,
+                           {group.rank, group.size, connection_->local_address(), &store},
+                           memory().device, deadline);
+      });
+    }
+    const Timed timed(report.warm_up);
+    link_.engine()->warm_up(deadline);
+  } catch (const Error& e) {
+    link_.leave();
+    ready.failure = e.what();
+  }
+  connection_->send(to_message(ready));
+  if (ready.failure.empty() && watch_.group) watch_.group(report);
+  if (!ready.failure.empty()) note("not in group " + std::to_string(group_) + ": " + ready.failure);
+}
+
+void Receiver::Impl::make_room(const Offer& offer) {
+  give_up_version();
+  create();
+  report_ = {.version = offer.version, .receivers = 1};
+  Answer answer{offer.version, {}};
+  try {
+    const Timed timed(report_.waited);
+    PublishOptions how;
+    how.deadline = std::chrono::milliseconds(offer.deadline_ms);
+    how.version = offer.version;
+    how.check = [this] {
+      link_.check();
+      if (stopping()) throw Error(Errc::Aborted, "told to stop");
+    };
+    update_.emplace(publisher_->begin(how));
+  } catch (const Error& e) {
+    if (e.code() == Errc::Aborted) return;  // another group is announced: nobody waits for this
+    if (e.code() != Errc::DeadlinePassed && e.code() != Errc::InvalidArgument) throw;
+    answer.refusal = e.what();
+  }
+  connection_->send(to_message(answer));
+}
+
+void Receiver::Impl::receive(const Transfer& transfer) {
+  if (!update_ || update_->version() != transfer.version || link_.engine() == nullptr ||
+      transfer.plan.size() != layout_->bucket_count())
+    throw Error(Errc::BadFormat, "a sender's transfer of version " +
+                                     std::to_string(transfer.version) +
+                                     " is not of the version it offered");
+  try {
+    const detail::Deadline deadline{std::chrono::milliseconds(transfer.deadline_ms)};
+    sums_ = receive_buckets({*link_.engine(), memory().kind, options_.ahead}, *update_, *layout_,
+                            transfer.plan, deadline, report_);
+  } catch (const Error& e) {
+    link_.leave();
+    fail(transfer.version, e);
+  }
+}
+
+void Receiver::Impl::commit(const Commit& commit) {
+  if (!update_ || update_->version() != commit.version) return;  // it failed, and we said so
+  try {
+    if (commit.sums != sums_)
+      throw Error(Errc::PeerGone, "what came is not what was sent (checksums differ)");
+    (void)update_->commit();
+    (void)publisher_->wait_current(kPlacing);
+  } catch (const Error& e) {
+    return fail(commit.version, e);
+  }
+  give_up_version();
+  connection_->send(to_message(Done{group_, commit.version, commit.version, {}}));
+  if (watch_.version) watch_.version(report_);
+}
+
+// The version is given up; the sender hears why, unless it has formed another group already.
+void Receiver::Impl::fail(std::uint64_t version, const Error& error) {
+  give_up_version();
+  if (error.code() == Errc::Cuda) throw error;
+  if (error.code() == Errc::Aborted) return;
+  note("version " + std::to_string(version) + " did not arrive: " + error.what());
+  connection_->send(to_message(Done{group_, version, has(), error.what()}));
+}
+
+// What the next version may keep buckets of.
+std::uint64_t Receiver::Impl::has() const {
+  return instance_ == welcome_.instance ? publisher_->version() : 0;
+}
+
+Receiver::Receiver(const ReceiverOptions& options) : impl_(std::make_unique<Impl>(options)) {}
+Receiver::~Receiver() = default;
+const std::string& Receiver::name() const noexcept { return impl_->name(); }
+const Layout& Receiver::layout() const noexcept { return impl_->publisher().layout(); }
+std::uint64_t Receiver::version() const noexcept { return impl_->publisher().version(); }
+void Receiver::run(const Watch& watch) { impl_->run(watch); }
+void Receiver::stop() noexcept { impl_->stop(); }
+
+}  // namespace tenon::relay
