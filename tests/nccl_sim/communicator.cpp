@@ -5,7 +5,6 @@
 #include <mutex>
 #include <utility>
 
-#include "failure.hpp"
 #include "reduce.hpp"
 
 namespace tenon::nccl_sim {
@@ -116,12 +115,12 @@ void Communicator::enqueue(const Operation& operation, cudaStream_t stream) {
   auto staged = std::make_unique<Staged>(Staged{shared_from_this(), operation, {}, {}});
   staged->input.resize(operation.from_bytes);
   staged->output.assign(operation.to_bytes, kGarbage);
-  ++running_;
   if (operation.from_bytes != 0)
     check(cudaMemcpyAsync(staged->input.data(), operation.from, operation.from_bytes,
                           cudaMemcpyDeviceToHost, stream),
           operation.name);
   Staged* const shared = staged.release();  // from here on the stream's, which has it until the end
+  ++running_;
   const auto run = [](void* s) {
     auto* const it = static_cast<Staged*>(s);
     it->communicator->perform(*it);

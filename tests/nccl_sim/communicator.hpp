@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "failure.hpp"
 #include "mesh.hpp"
 
 namespace tenon::nccl_sim {
