@@ -77,7 +77,7 @@ class Listener {
  public:
   /// `address` is HOST:PORT, [V6]:PORT; port 0 takes a free one. `welcome` answers each peer that
   /// has proved itself.
-  Listener(const std::string& address, Message welcome, const RendezvousOptions& options,
+  Listener(const std::string& address, const Message& welcome, const RendezvousOptions& options,
            Watcher watcher = {});
   ~Listener();
   Listener(const Listener&) = delete;
