@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bounded_json.hpp>
 #include <cerrno>
 #include <cstring>
 #include <limits>
@@ -27,22 +28,8 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::uint64_t kLengthBytes = 8;
-constexpr int kMaxIndexDepth = 64;
 
-// Text of a file in a message: on one line, ASCII whatever the bytes are, never megabytes.
-std::string printable(std::string_view text, std::size_t limit = 200) {
-  constexpr std::string_view kHex = "0123456789abcdef";
-  std::string out;
-  for (const char c : text.substr(0, limit)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte >= 0x20 && byte < 0x7f) {
-      out += c;
-    } else {
-      out += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
-    }
-  }
-  return text.size() > limit ? out + "..." : out;
-}
+using detail::printable;
 
 template <class... Parts>
 std::string text_of(const Parts&... parts) {
@@ -242,23 +229,8 @@ void check_cover(const std::vector<Entry>& entries, std::uint64_t data_bytes,
 
 // An index may hold what it likes beside its weight_map, so this is a DOM, with its input watched.
 Json parse_watched(std::string_view json, std::string_view source) {
-  std::vector<std::set<std::string>> keys;  // of each object being read, outermost first
-  const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    using Event = Json::parse_event_t;
-    if (depth > kMaxIndexDepth) bad(source, "the index nests deeper than ", kMaxIndexDepth);
-    if (event == Event::object_start) keys.emplace_back();
-    if (event == Event::object_end) keys.pop_back();
-    if (event == Event::key && !keys.back().insert(parsed.get<std::string>()).second) {
-      bad(source, "the index has ", shown(parsed.get<std::string>()), " twice in one object");
-    }
-    return true;
-  };
-  refuse_zero_bytes(json, source);
-  try {
-    return Json::parse(json, watch);
-  } catch (const Json::exception& error) {
-    bad(source, "the index is not valid JSON in UTF-8: ", printable(error.what()));
-  }
+  return detail::parse_bounded(json,
+                               [&](const std::string& why) { bad(source, "the index ", why); });
 }
 
 // SystemError{errno, ...} below is in braces so that errno is read before its message is built.

@@ -48,6 +48,11 @@ class GlooEngine final : public Engine {
   int rank() const noexcept override { return link_.rank(); }
   int size() const noexcept override { return link_.size(); }
 
+  void warm_up(const Deadline& deadline) override {
+    std::byte mine{};
+    std::vector<std::byte> all(static_cast<std::size_t>(size()));
+    all_gather(&mine, all.data(), 1, deadline);
+  }
   void broadcast(std::byte* data, std::size_t bytes, int root, const Deadline& deadline) override;
   void all_gather(const std::byte* input, std::byte* output, std::size_t bytes,
                   const Deadline& deadline) override;

@@ -113,13 +113,12 @@ class NcclEngine final : public Engine {
   NcclEngine& operator=(const NcclEngine&) = delete;
 
   void connect(Store& store, const Deadline& deadline);
-  /// The first collective makes NCCL's connections, buffers and kernels.
-  void warm_up(const Deadline& deadline);
-
   [[nodiscard]] MemoryKind memory() const noexcept override { return MemoryKind::cuda; }
   [[nodiscard]] int rank() const noexcept override { return rank_; }
   [[nodiscard]] int size() const noexcept override { return size_; }
 
+  /// The first collective makes NCCL's connections, buffers and kernels.
+  void warm_up(const Deadline& deadline) override;
   void broadcast(std::byte* data, std::size_t bytes, int root, const Deadline& deadline) override;
   void all_gather(const std::byte* input, std::byte* output, std::size_t bytes,
                   const Deadline& deadline) override;
@@ -366,8 +365,16 @@ std::unique_ptr<Engine> make_nccl_engine(const Membership& membership, int devic
   detail::cuda::check_ordinal(device);
   auto engine = std::make_unique<NcclEngine>(membership, device);
   engine->connect(*membership.store, deadline);
-  engine->warm_up(deadline);
   return engine;
+}
+
+std::string why_no_nccl() {
+  try {
+    (void)NcclLibrary::load();
+    return {};
+  } catch (const Error& e) {
+    return e.what();
+  }
 }
 
 }  // namespace tenon::relay

@@ -6,8 +6,8 @@
 #include <atomic>
 #include <cstring>
 #include <optional>
+#include <relay/group.hpp>
 #include <relay/incoming.hpp>
-#include <relay/link.hpp>
 #include <relay/messages.hpp>
 #include <relay/node.hpp>
 #include <relay/timing.hpp>
@@ -55,7 +55,7 @@ class Receiver::Impl {
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
   void stop() noexcept {
     stopped_ = true;
-    link_.break_all();
+    group_.break_all();
   }
   void run(const Watch& watch);
 
@@ -84,12 +84,12 @@ class Receiver::Impl {
   ReceiverOptions options_;
   std::atomic<bool> stopped_{false};
   Watch watch_;
-  Link link_;  // before the connection, whose thread uses it
+  Group group_;  // before the connection, whose thread uses it
   std::unique_ptr<Connection> connection_;
   Welcome welcome_;
   std::optional<Layout> layout_;  ///< the sender's
   std::string name_;              ///< of the publication here
-  std::uint64_t group_ = 0;       ///< the newest announced
+  std::uint64_t number_ = 0;      ///< the newest announced
   std::string instance_;          ///< of which the publication here has versions
   std::optional<Publisher> publisher_;
   std::optional<Publisher::Update> update_;  ///< the version that is coming
@@ -105,7 +105,7 @@ void Receiver::Impl::join(const detail::Deadline& deadline) {
               .keeps = options_.mode != Mode::streaming};
   if (options_.memory) hello.memory = options_.memory->kind;
   connection_.reset();
-  link_.reset();
+  group_.reset();
   connection_ = std::make_unique<Connection>(
       options_.from, to_message(hello), RendezvousOptions{.secret = options_.secret}, deadline,
       [this](const Event& event) { watch_connection(event); });
@@ -120,12 +120,12 @@ void Receiver::Impl::join(const detail::Deadline& deadline) {
 // In the rendezvous' thread: what the working thread may be waiting for is over.
 void Receiver::Impl::watch_connection(const Event& event) noexcept {
   if (event.kind == Event::Kind::left) {
-    link_.break_all();
+    group_.break_all();
   } else if (event.message.type == FormGroup::kType) {
     try {
-      link_.break_before(read<FormGroup>(event.message).group);
+      group_.break_before(read<FormGroup>(event.message).group);
     } catch (const std::exception&) {
-      link_.break_all();  // the working thread will say what is wrong with it
+      group_.break_all();  // the working thread will say what is wrong with it
     }
   }
 }
@@ -187,28 +187,29 @@ void Receiver::Impl::take(const Message& message) {
 
 void Receiver::Impl::enter(const FormGroup& group) {
   give_up_version();
-  group_ = group.group;
+  number_ = group.group;
   Ready ready{.group = group.group, .version = has(), .failure = {}};
   const detail::Deadline deadline{std::chrono::milliseconds(group.deadline_ms)};
   GroupReport report{.group = group.group, .receivers = group.size - 1, .engine = group.engine};
   try {
     {
       const Timed timed(report.setup);
-      link_.join(group.group, {}, connection_->store(group.group), [&](Store& store) {
+      group_.join(group.group, {}, connection_->store(group.group), [&](Store& store) {
         return make_engine(group.engine,
                            {group.rank, group.size, connection_->local_address(), &store},
                            memory().device, deadline);
       });
     }
     const Timed timed(report.warm_up);
-    link_.engine()->warm_up(deadline);
+    group_.engine()->warm_up(deadline);
   } catch (const Error& e) {
-    link_.leave();
+    group_.leave();
     ready.failure = e.what();
   }
   connection_->send(to_message(ready));
   if (ready.failure.empty() && watch_.group) watch_.group(report);
-  if (!ready.failure.empty()) note("not in group " + std::to_string(group_) + ": " + ready.failure);
+  if (!ready.failure.empty())
+    note("not in group " + std::to_string(number_) + ": " + ready.failure);
 }
 
 void Receiver::Impl::make_room(const Offer& offer) {
@@ -222,7 +223,7 @@ void Receiver::Impl::make_room(const Offer& offer) {
     how.deadline = std::chrono::milliseconds(offer.deadline_ms);
     how.version = offer.version;
     how.check = [this] {
-      link_.check();
+      group_.check();
       if (stopping()) throw Error(Errc::Aborted, "told to stop");
     };
     update_.emplace(publisher_->begin(how));
@@ -235,17 +236,17 @@ void Receiver::Impl::make_room(const Offer& offer) {
 }
 
 void Receiver::Impl::receive(const Transfer& transfer) {
-  if (!update_ || update_->version() != transfer.version || link_.engine() == nullptr ||
+  if (!update_ || update_->version() != transfer.version || group_.engine() == nullptr ||
       transfer.plan.size() != layout_->bucket_count())
     throw Error(Errc::BadFormat, "a sender's transfer of version " +
                                      std::to_string(transfer.version) +
                                      " is not of the version it offered");
   try {
     const detail::Deadline deadline{std::chrono::milliseconds(transfer.deadline_ms)};
-    sums_ = receive_buckets({*link_.engine(), memory().kind, options_.ahead}, *update_, *layout_,
+    sums_ = receive_buckets({*group_.engine(), memory().kind, options_.ahead}, *update_, *layout_,
                             transfer.plan, deadline, report_);
   } catch (const Error& e) {
-    link_.leave();
+    group_.leave();
     fail(transfer.version, e);
   }
 }
@@ -261,7 +262,7 @@ void Receiver::Impl::commit(const Commit& commit) {
     return fail(commit.version, e);
   }
   give_up_version();
-  connection_->send(to_message(Done{group_, commit.version, commit.version, {}}));
+  connection_->send(to_message(Done{number_, commit.version, commit.version, {}}));
   if (watch_.version) watch_.version(report_);
 }
 
@@ -271,7 +272,7 @@ void Receiver::Impl::fail(std::uint64_t version, const Error& error) {
   if (error.code() == Errc::Cuda) throw error;
   if (error.code() == Errc::Aborted) return;
   note("version " + std::to_string(version) + " did not arrive: " + error.what());
-  connection_->send(to_message(Done{group_, version, has(), error.what()}));
+  connection_->send(to_message(Done{number_, version, has(), error.what()}));
 }
 
 // What the next version may keep buckets of.

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <map>
-#include <relay/link.hpp>
+#include <relay/group.hpp>
 #include <relay/messages.hpp>
 #include <relay/node.hpp>
 #include <relay/outgoing.hpp>
@@ -29,7 +29,7 @@ class Sender::Impl {
             name, {.deadline = options.attach, .label = "relay", .owner = options.owner})),
         listener_(options.listen, welcome(name), {.secret = options.secret},
                   [this](const Event& event) {
-                    if (event.kind == Event::Kind::left) link_.lose(event.peer);
+                    if (event.kind == Event::Kind::left) group_.lose(event.peer);
                   }) {
     if (subscriber_.mode() == Mode::streaming) {
       throw Error(Errc::StreamingOnly, "relaying '" + std::string(name) +
@@ -41,7 +41,7 @@ class Sender::Impl {
   [[nodiscard]] std::string address() const { return listener_.address(); }
   void stop() noexcept {
     stopped_ = true;
-    link_.break_all();
+    group_.break_all();
   }
   void run(const Watch& watch);
 
@@ -95,7 +95,7 @@ class Sender::Impl {
 
   SenderOptions options_;
   std::atomic<bool> stopped_{false};
-  Link link_;  // before the listener, whose thread uses it
+  Group group_;  // before the listener, whose thread uses it
   Subscriber subscriber_;
   Listener listener_;
   Watch watch_;
@@ -138,7 +138,7 @@ void Sender::Impl::try_to_hand_on(const Lease& lease) {
   } catch (const Error& e) {
     if (e.code() != Errc::DeadlinePassed && e.code() != Errc::PeerGone && e.code() != Errc::Aborted)
       throw;
-    link_.leave();
+    group_.leave();
     if (stopped_) return;
     note(std::string("the group is broken up: ") + e.what());
     pump(detail::Deadline(Duration::zero()), [] { return true; });  // who left has been told
@@ -158,7 +158,7 @@ void Sender::Impl::close(PeerId peer, const std::string& why) {
   if (found == members_.end()) return;
   note(found->second.who + " is sent away: " + why);
   listener_.close(peer, why);
-  link_.lose(peer);
+  group_.lose(peer);
   members_.erase(found);
 }
 
@@ -217,7 +217,7 @@ void Sender::Impl::take_message(PeerId peer, Member& member, const Message& mess
     if (done.failure.empty()) {
       member.failures = 0;
     } else if (done.group == groups_) {
-      link_.break_before(groups_ + 1);  // its end of the engine may be dead, unlike ours
+      group_.break_before(groups_ + 1);  // its end of the engine may be dead, unlike ours
       member.has = done.has;
       fail(peer, "version " + std::to_string(done.version) + " did not arrive: " + done.failure);
     }
@@ -227,7 +227,7 @@ void Sender::Impl::take_message(PeerId peer, Member& member, const Message& mess
 }
 
 bool Sender::Impl::group_is_whole() const {
-  return link_.engine() != nullptr && !link_.is_broken() &&
+  return group_.engine() != nullptr && !group_.is_broken() &&
          std::all_of(members_.begin(), members_.end(),
                      [](const auto& m) { return m.second.rank != 0; });
 }
@@ -245,7 +245,7 @@ EngineKind Sender::Impl::choose_engine() const {
 
 // At a version boundary: everybody who is here becomes a member.
 void Sender::Impl::form_group() {
-  link_.leave();
+  group_.leave();
   ready_.clear();
   GroupReport report{.group = ++groups_,
                      .receivers = static_cast<int>(members_.size()),
@@ -264,13 +264,13 @@ void Sender::Impl::form_group() {
   try {
     {
       const Timed timed(report.setup);
-      link_.join(groups_, peers, listener_.store(groups_), [&](Store& store) {
+      group_.join(groups_, peers, listener_.store(groups_), [&](Store& store) {
         return make_engine(report.engine, {0, size, members_.begin()->second.local, &store},
                            subscriber_.device(), deadline);
       });
     }
     const Timed timed(report.warm_up);
-    link_.engine()->warm_up(deadline);
+    group_.engine()->warm_up(deadline);
   } catch (const Error&) {
     await_ready(groups_);  // who is to blame: who says nothing
     throw;
@@ -312,8 +312,8 @@ void Sender::Impl::hand_on(const Lease& lease) {
   announce(lease.version(), takers, routes);
   const detail::Deadline deadline(options_.deadline);
   Commit commit{lease.version(),
-                send_buckets({*link_.engine(), subscriber_.memory(), options_.ahead}, lease, routes,
-                             deadline, report)};
+                send_buckets({*group_.engine(), subscriber_.memory(), options_.ahead}, lease,
+                             routes, deadline, report)};
   for (const PeerId peer : takers) {
     listener_.send(peer, to_message(commit));
     if (const auto m = members_.find(peer); m != members_.end()) m->second.has = lease.version();
@@ -335,13 +335,13 @@ std::vector<PeerId> Sender::Impl::offer(std::uint64_t version, VersionReport& re
     asked.push_back(peer);
   }
   pump(detail::Deadline(options_.deadline + detail::kSlice), [&] {
-    return link_.is_broken() || std::all_of(asked.begin(), asked.end(), [&](PeerId peer) {
+    return group_.is_broken() || std::all_of(asked.begin(), asked.end(), [&](PeerId peer) {
              const auto answer = answers_.find(peer);
              return members_.count(peer) == 0 ||
                     (answer != answers_.end() && answer->second.version == version);
            });
   });
-  if (link_.is_broken()) throw Error(Errc::Aborted, "a receiver was lost");
+  if (group_.is_broken()) throw Error(Errc::Aborted, "a receiver was lost");
   std::vector<PeerId> takers;
   for (const PeerId peer : asked) {
     const auto answer = answers_.find(peer);
@@ -373,7 +373,7 @@ std::vector<Route> Sender::Impl::route(const Lease& lease, const std::vector<Pee
         route.ranks.push_back(member.rank);
     }
     if (route.ranks.empty()) continue;
-    route.broadcast = static_cast<int>(route.ranks.size()) + 1 == link_.engine()->size();
+    route.broadcast = static_cast<int>(route.ranks.size()) + 1 == group_.engine()->size();
     if (route.broadcast) route.ranks.clear();
     routes.push_back(std::move(route));
   }

@@ -52,9 +52,9 @@ struct Event {
   enum class Kind : std::uint8_t { joined, message, left } kind;
   PeerId peer = 0;        ///< of a connection: 0
   std::string address{};  ///< joined: the peer's, without the port
-  std::string local{};    ///< joined: this node's, as the peer reaches it
   Message message{};
   std::string reason{};
+  std::string local{};  ///< joined: this node's address, as the peer reaches it
 };
 
 /// Sees every event in the rendezvous' own thread before next() does; must not block. This is where
@@ -78,7 +78,7 @@ class Listener {
  public:
   /// `address` is HOST:PORT, [V6]:PORT; port 0 takes a free one. `welcome` answers each peer that
   /// has proved itself.
-  Listener(const std::string& address, Message welcome, const RendezvousOptions& options,
+  Listener(const std::string& address, const Message& welcome, const RendezvousOptions& options,
            Watcher watcher = {});
   ~Listener();
   Listener(const Listener&) = delete;

@@ -15,7 +15,7 @@ namespace tenon::relay {
 
 /// Errors:   join() throws Error(Aborted) when the group was broken off meanwhile.
 /// Threads:  join(), leave() and engine() are the working thread's; the rest any thread's.
-class Link {
+class Group {
  public:
   using Make = std::function<std::unique_ptr<Engine>(Store&)>;
 
