@@ -94,6 +94,7 @@ class Receiver::Impl {
   std::optional<Publisher> publisher_;
   std::optional<Publisher::Update> update_;  ///< the version that is coming
   std::vector<std::uint64_t> sums_;          ///< of what came of it
+  std::uint64_t streamed_ = 0;               ///< the last version that was tried, when streaming
   VersionReport report_;
 };
 
@@ -143,6 +144,7 @@ void Receiver::Impl::create() {
   name_ = options_.as.empty() ? welcome_.publication : options_.as;
   publisher_ = Publisher::create(name_, *layout_, how);
   instance_ = welcome_.instance;
+  streamed_ = 0;
   for (const std::string& text : publisher_->notes()) note(text);
 }
 
@@ -243,8 +245,11 @@ void Receiver::Impl::receive(const Transfer& transfer) {
                                      " is not of the version it offered");
   try {
     const detail::Deadline deadline{std::chrono::milliseconds(transfer.deadline_ms)};
-    sums_ = receive_buckets({*group_.engine(), memory().kind, options_.ahead}, *update_, *layout_,
-                            transfer.plan, deadline, report_);
+    // A stream's buckets become readable one by one, in order; and an attempt's number is used up.
+    const bool streaming = publisher_->mode() == Mode::streaming;
+    if (streaming) streamed_ = transfer.version;
+    sums_ = receive_buckets({*group_.engine(), memory().kind, streaming ? 0 : options_.ahead},
+                            *update_, *layout_, transfer.plan, deadline, report_);
   } catch (const Error& e) {
     group_.leave();
     fail(transfer.version, e);
@@ -275,9 +280,10 @@ void Receiver::Impl::fail(std::uint64_t version, const Error& error) {
   connection_->send(to_message(Done{number_, version, has(), error.what()}));
 }
 
-// What the next version may keep buckets of.
+// The next version is above this one; unless it streams, its unchanged buckets are there.
 std::uint64_t Receiver::Impl::has() const {
-  return instance_ == welcome_.instance ? publisher_->version() : 0;
+  if (instance_ != welcome_.instance) return 0;
+  return std::max(publisher_->version(), streamed_);
 }
 
 Receiver::Receiver(const ReceiverOptions& options) : impl_(std::make_unique<Impl>(options)) {}

@@ -75,6 +75,9 @@ class Sender::Impl {
   // Events.
   template <class Done>
   void pump(const detail::Deadline& deadline, const Done& done);
+  void take_all() {
+    pump(detail::Deadline(Duration::zero()), [] { return true; });
+  }
   void take(const Event& event);
   void take_message(PeerId peer, Member& member, const Message& message);
 
@@ -141,7 +144,6 @@ void Sender::Impl::try_to_hand_on(const Lease& lease) {
     group_.leave();
     if (stopped_) return;
     note(std::string("the group is broken up: ") + e.what());
-    pump(detail::Deadline(Duration::zero()), [] { return true; });  // who left has been told
   }
 }
 
@@ -246,6 +248,8 @@ EngineKind Sender::Impl::choose_engine() const {
 // At a version boundary: everybody who is here becomes a member.
 void Sender::Impl::form_group() {
   group_.leave();
+  take_all();
+  if (members_.empty()) throw Error(Errc::Aborted, "no receiver is left");
   ready_.clear();
   GroupReport report{.group = ++groups_,
                      .receivers = static_cast<int>(members_.size()),
@@ -271,8 +275,10 @@ void Sender::Impl::form_group() {
     }
     const Timed timed(report.warm_up);
     group_.engine()->warm_up(deadline);
-  } catch (const Error&) {
-    await_ready(groups_);  // who is to blame: who says nothing
+  } catch (const Error& e) {
+    // Who is to blame is who says nothing. Where somebody was lost, the next group is announced at
+    // once, and ends everybody's waiting in this one.
+    if (e.code() == Errc::DeadlinePassed) await_ready(groups_);
     throw;
   }
   await_ready(groups_);
@@ -283,11 +289,12 @@ void Sender::Impl::form_group() {
 // What everybody in the group has. Who does not say so in time is sent away.
 void Sender::Impl::await_ready(std::uint64_t group) {
   const auto answered = [&] {
-    return std::all_of(members_.begin(), members_.end(), [&](const auto& m) {
-      return m.second.rank == 0 || ready_.count(m.first) > 0;
-    });
+    return group_.is_broken() || std::all_of(members_.begin(), members_.end(), [&](const auto& m) {
+             return m.second.rank == 0 || ready_.count(m.first) > 0;
+           });
   };
   pump(detail::Deadline(options_.deadline), answered);
+  group_.check();
   std::map<PeerId, std::string> failed;
   for (auto& [peer, member] : members_) {
     if (member.rank == 0) continue;
