@@ -52,6 +52,7 @@ class Sender::Impl {
     Hello hello;
     int rank = 0;           ///< in the group; 0: in none yet
     std::uint64_t has = 0;  ///< the version it has, or will have with what was sent
+    bool confirmed = true;  ///< that it has it
     bool refused = false;   ///< the last offer: the next one waits for it no longer than now
     detail::Clock::time_point not_before{};  ///< for another offer
     int failures = 0;
@@ -89,7 +90,9 @@ class Sender::Impl {
 
   // Versions.
   [[nodiscard]] std::optional<Lease> next_version();
-  void try_to_hand_on(const Lease& lease);
+  [[nodiscard]] bool is_held_up() const;
+  template <class Step>
+  void attempt(const Step& step);
   void hand_on(const Lease& lease);
   [[nodiscard]] std::vector<PeerId> offer(std::uint64_t version, VersionReport& report);
   [[nodiscard]] std::vector<Route> route(const Lease& lease, const std::vector<PeerId>& takers);
@@ -116,7 +119,11 @@ void Sender::Impl::run(const Watch& watch) {
       pump(detail::Deadline(complete ? Duration::zero() : detail::kSlice), [] { return false; });
       if (members_.size() < std::max<std::size_t>(options_.expect, 1)) continue;
       options_.expect = 0;  // it is for the first version
-      if (const std::optional<Lease> lease = next_version()) try_to_hand_on(*lease);
+      if (is_held_up()) {
+        attempt([this] { form_group(); });
+      } else if (const std::optional<Lease> lease = next_version()) {
+        attempt([&] { hand_on(*lease); });
+      }
     }
   } catch (const Error& e) {
     for (const auto& [peer, member] : members_)
@@ -134,10 +141,18 @@ std::optional<Lease> Sender::Impl::next_version() {
   }
 }
 
+// What has left us may still be on its way through somebody who was lost since, and comes no
+// further: the next group ends the others' waiting for it.
+bool Sender::Impl::is_held_up() const {
+  return !group_is_whole() && std::any_of(members_.begin(), members_.end(),
+                                          [](const auto& m) { return !m.second.confirmed; });
+}
+
 // A group that fails is formed anew, without those who are lost, and what they lack offered again.
-void Sender::Impl::try_to_hand_on(const Lease& lease) {
+template <class Step>
+void Sender::Impl::attempt(const Step& step) {
   try {
-    hand_on(lease);
+    step();
   } catch (const Error& e) {
     if (e.code() != Errc::DeadlinePassed && e.code() != Errc::PeerGone && e.code() != Errc::Aborted)
       throw;
@@ -218,9 +233,11 @@ void Sender::Impl::take_message(PeerId peer, Member& member, const Message& mess
     const Done done = read<Done>(message);
     if (done.failure.empty()) {
       member.failures = 0;
+      if (done.version == member.has) member.confirmed = true;
     } else if (done.group == groups_) {
       group_.break_before(groups_ + 1);  // its end of the engine may be dead, unlike ours
       member.has = done.has;
+      member.confirmed = true;
       fail(peer, "version " + std::to_string(done.version) + " did not arrive: " + done.failure);
     }
   } else {
@@ -299,7 +316,10 @@ void Sender::Impl::await_ready(std::uint64_t group) {
   for (auto& [peer, member] : members_) {
     if (member.rank == 0) continue;
     const auto found = ready_.find(peer);
-    if (found != ready_.end()) member.has = found->second.version;
+    if (found != ready_.end()) {
+      member.has = found->second.version;
+      member.confirmed = true;
+    }
     if (found == ready_.end())
       failed[peer] = "no answer in time";
     else if (!found->second.failure.empty())
@@ -323,7 +343,10 @@ void Sender::Impl::hand_on(const Lease& lease) {
                              routes, deadline, report)};
   for (const PeerId peer : takers) {
     listener_.send(peer, to_message(commit));
-    if (const auto m = members_.find(peer); m != members_.end()) m->second.has = lease.version();
+    if (const auto m = members_.find(peer); m != members_.end()) {
+      m->second.has = lease.version();
+      m->second.confirmed = false;
+    }
   }
   report.receivers = static_cast<int>(takers.size());
   report.kept = lease.layout().bucket_count() - routes.size();
