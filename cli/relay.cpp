@@ -76,6 +76,17 @@ void say(const std::string& line) {
   }
 }
 
+// `key`: what `address` is to us.
+void tell_start(const Output& output, const char* doing, const std::string& name, const char* key,
+                const std::string& address) {
+  if (output.json) {
+    say(fmt::format(R"({{"event":"{}","name":"{}","{}":{}}})", doing, name, key,
+                    Json(address).dump()));
+  } else {
+    say(fmt::format("{} {} {}={}", doing, name, key, printable(address)));
+  }
+}
+
 void tell_group(const Output& output, const GroupReport& g) {
   if (output.json) {
     say(fmt::format(
@@ -122,7 +133,7 @@ void send_until_signal(SendOptions& options) {
     try {
       relay::Sender sender(options.name, options.relay);
       options.relay.listen = sender.address();  // receivers find its successor there
-      if (first) say(fmt::format("listening {} address={}", options.name, sender.address()));
+      if (first) tell_start(options.output, "listening", options.name, "address", sender.address());
       first = false;
       const StopOnSignal stop(sender);
       sender.run(watch_for(options.output, "sent", options.name));
@@ -155,7 +166,7 @@ Exit receive(ReceiveOptions& options) {
     progress.update(done, total);
   };
   relay::Receiver receiver(options.relay);
-  say(fmt::format("receiving {} from={}", receiver.name(), options.relay.from));
+  tell_start(options.output, "receiving", receiver.name(), "from", options.relay.from);
   const StopOnSignal stop(receiver);
   receiver.run(watch_for(options.output, "received", receiver.name()));
   return Exit::ok;
