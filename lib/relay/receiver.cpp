@@ -4,14 +4,13 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <optional>
 #include <relay/group.hpp>
 #include <relay/incoming.hpp>
 #include <relay/messages.hpp>
 #include <relay/node.hpp>
+#include <relay/shard.hpp>
 #include <relay/timing.hpp>
-#include <tenon/detail/block.hpp>
 #include <tenon/relay.hpp>
 #include <thread>
 #include <utility>
@@ -24,9 +23,7 @@ constexpr Duration kAttempt = std::chrono::seconds(1);       ///< for each of th
 constexpr Duration kPlacing = std::chrono::seconds(30);      ///< in GPU memory, of what has come
 
 Layout layout_of(const Message& message, const Welcome& welcome) {
-  detail::Block block = detail::allocate_block(std::max<std::size_t>(message.blob.size(), 1));
-  std::memcpy(block.get(), message.blob.data(), message.blob.size());
-  Layout layout = Layout::parse(std::move(block), message.blob.size());
+  Layout layout = read_layout(message);
   if (layout.hash() == welcome.layout_hash) return layout;
   throw Error(Errc::Mismatch, "the layout of '" + welcome.publication +
                                   "' does not have the hash that its sender (Tenon " +
@@ -87,7 +84,7 @@ class Receiver::Impl {
   Group group_;  // before the connection, whose thread uses it
   std::unique_ptr<Connection> connection_;
   Welcome welcome_;
-  std::optional<Layout> layout_;  ///< the sender's
+  std::optional<Layout> layout_;  ///< of what comes: the sender's, or the part of it
   std::string name_;              ///< of the publication here
   std::uint64_t number_ = 0;      ///< the newest announced
   std::string instance_;          ///< of which the publication here has versions
@@ -103,6 +100,7 @@ void Receiver::Impl::join(const detail::Deadline& deadline) {
               .host = host_name(),
               .pid = static_cast<std::uint64_t>(::getpid()),
               .nccl = why_no_nccl().empty(),
+              .shard = options_.layout || !options_.only.empty(),
               .keeps = options_.mode != Mode::streaming};
   if (options_.memory) hello.memory = options_.memory->kind;
   connection_.reset();
@@ -116,6 +114,11 @@ void Receiver::Impl::join(const detail::Deadline& deadline) {
                                     detail::plain(welcome_.publication) + "', not '" +
                                     options_.name + "'");
   layout_ = layout_of(connection_->welcome(), welcome_);
+  if (!hello.shard) return;
+  const Layout all = *layout_;
+  layout_ = layout_of_parts(all, options_);
+  (void)Shard(*layout_, all);  // what the sender would refuse is refused here
+  connection_->send(to_message(Want{}, *layout_));
 }
 
 // In the rendezvous' thread: what the working thread may be waiting for is over.

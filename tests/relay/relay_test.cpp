@@ -168,6 +168,78 @@ TEST_P(Relays, DoNotSendBucketsThatDidNotChange) {
   EXPECT_TRUE(kept_most.wait());
 }
 
+TEST_P(Relays, SendABucketOnlyToThoseWhoLackIt) {
+  Publisher pub = trainer();
+  model_.publish(pub, 1);
+  Child send = sender(sending());
+  Child first = receiver(receiving(one_));
+  expect_version(one_, 1);
+  send.kill();  // so that the two below join in one go: one has version 1, the other nothing
+  std::vector<Source> sources = model_.sources(1);
+  for (Source& s : sources) s.unchanged = true;
+  sources.front().unchanged = false;
+  publish(pub, sources);
+  Child second = receiver(receiving(two_));
+  Child again = sender(sending(2));
+  for (const std::string& as : {one_, two_}) {
+    auto sub = Subscriber::attach(as, {.deadline = kPatience});
+    const Lease lease = sub.wait(exactly(2), kPatience);
+    EXPECT_EQ(far_.wrong(lease, 1), 0U);
+    EXPECT_EQ(lease.written_in(1), as == one_ ? 1U : 2U);
+  }
+}
+
+/// The box of a matrix of bf16, as `bytes` has it.
+std::vector<std::byte> part_of(const std::vector<std::byte>& bytes, std::uint64_t columns,
+                               std::uint64_t row, std::uint64_t rows, std::uint64_t column,
+                               std::uint64_t width) {
+  std::vector<std::byte> part;
+  for (std::uint64_t r = row; r < row + rows; ++r) {
+    const auto at = bytes.begin() + static_cast<std::ptrdiff_t>((r * columns + column) * 2);
+    part.insert(part.end(), at, at + static_cast<std::ptrdiff_t>(width * 2));
+  }
+  return part;
+}
+
+TEST_P(Relays, BringOnlyTheShardsThatAreAskedFor) {
+  Publisher pub = trainer();
+  Child send = sender(sending(3));
+  Child whole = receiver(receiving(name_ + ".whole"));
+  ReceiverOptions columns = receiving(one_);
+  columns.only = {{"layer.[01].q", Slice{1, 1, 2}}, {"head"}, {"layer.3.*"}};
+  Child first = receiver(columns);
+  ReceiverOptions box = receiving(two_);
+  const std::vector<Parameter> boxes{
+      {"layer.1.q", Dtype::bf16, {3, 7}, {}, Box{{40, 50}, {37, 11}}},
+      {"layer.0.norm", Dtype::f64, {33}},
+      {"layer.0.q", Dtype::bf16, {5, 50}, {}, Box{{40, 50}, {10, 0}}}};
+  box.layout = plan(boxes, {.bucket_bytes = 300});
+  Child second = receiver(box);
+  const std::size_t q0 = model_.layout.at("layer.0.q");
+  const std::size_t q1 = model_.layout.at("layer.1.q");
+  for (const std::uint64_t v : {1U, 2U}) {
+    model_.publish(pub, v);
+    expect_version(name_ + ".whole", v);
+    auto sub = Subscriber::attach(one_, {.deadline = kPatience});
+    Lease lease = sub.wait(exactly(v), kPatience);
+    EXPECT_EQ(lease.size(), 4U);
+    const auto bytes = [&](const char* parameter) {
+      const View view = lease[parameter];
+      return Bytes::get(GetParam().to, view.data(), view.bytes());
+    };
+    EXPECT_EQ(bytes("layer.0.q"), part_of(model_.bytes_of(q0, v), 50, 0, 40, 25, 25));
+    EXPECT_EQ(bytes("layer.1.q"), part_of(model_.bytes_of(q1, v), 50, 0, 40, 25, 25));
+    EXPECT_EQ(bytes("head"), model_.bytes_of(model_.layout.at("head"), v)) << "tied to another";
+    EXPECT_EQ(sub.layout().box(sub.layout().at("layer.1.q"))->offset,
+              (std::vector<std::uint64_t>{0, 25}));
+    auto other = Subscriber::attach(two_, {.deadline = kPatience});
+    lease = other.wait(exactly(v), kPatience);
+    EXPECT_EQ(bytes("layer.1.q"), part_of(model_.bytes_of(q1, v), 50, 37, 3, 11, 7));
+    EXPECT_EQ(bytes("layer.0.q"), part_of(model_.bytes_of(q0, v), 50, 10, 5, 0, 50));
+    EXPECT_EQ(bytes("layer.0.norm"), model_.bytes_of(model_.layout.at("layer.0.norm"), v));
+  }
+}
+
 TEST_P(Relays, GoOnWithoutAReceiverThatIsKilledAndTakeItsSuccessor) {
   Publisher pub = trainer();
   Child send = sender(sending(2));
@@ -316,6 +388,24 @@ TEST_F(RelayErrors, OfAReceiverNameWhatDoesNotFit) {
   EXPECT_THROWS(Mismatch, "hands on '" + name_ + "', not 'critic'",
                 Receiver({.from = address_, .name = "critic", .secret = secret}));
   EXPECT_THROWS(NameInUse, name_, Receiver({.from = address_, .secret = secret}));
+  const auto receive = [&](const ReceiverOptions& what) {
+    ReceiverOptions options = what;
+    options.from = address_;
+    options.as = name_ + ".part";
+    options.secret = secret;
+    Receiver{options};
+  };
+  EXPECT_THROWS(NoSuchParameter, "'layer.9.*'", receive({.only = {{"embed"}, {"layer.9.*"}}}));
+  EXPECT_THROWS(InvalidArgument, "part 0 of 3 along",
+                receive({.only = {{"embed", Slice{0, 0, 3}}}}));
+  const auto wanting = [&](const Parameter& parameter) {
+    return ReceiverOptions{.layout = plan(std::vector<Parameter>{parameter})};
+  };
+  EXPECT_THROWS(Mismatch, "not in the publication", receive(wanting({"x", Dtype::f32, {1}})));
+  EXPECT_THROWS(Mismatch, "as F16, and it is F32", receive(wanting({"embed", Dtype::f16, {1}})));
+  EXPECT_THROWS(Mismatch, "in another shape", receive(wanting({"embed", Dtype::f32, {31, 17}})));
+  EXPECT_THROWS(Mismatch, "of another shape",
+                receive(wanting({"embed", Dtype::f32, {1, 1}, {}, Box{{18, 31}, {17, 0}}})));
   EXPECT_THROWS(InvalidArgument, "", Receiver({.from = "nowhere", .secret = secret}));
   EXPECT_THROWS(DeadlinePassed, "", Receiver({.from = free_address(), .join = 50ms}));
 }
