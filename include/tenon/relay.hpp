@@ -120,7 +120,8 @@ struct ReceiverOptions {
   /// A lost sender is looked for so long, with the last version served meanwhile.
   Duration rejoin = Duration::max();
   std::uint32_t ahead = 2;  ///< buckets being checked and placed while one is on the wire
-  std::string label = "relay";
+  std::string
+      label{};  ///< of the publication here; empty: "relay of" and the instance it comes from
   std::function<void(std::uint64_t, std::uint64_t)> progress{};  ///< as PublisherOptions::progress
 };
 

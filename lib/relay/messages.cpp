@@ -115,6 +115,7 @@ Message to_message(const Hello& m) {
                         {"pid", m.pid},
                         {"memory", m.memory ? tenon::name_of(*m.memory) : "same"},
                         {"nccl", m.nccl},
+                        {"asks", m.asks},
                         {"shard", m.shard},
                         {"keeps", m.keeps}});
 }
@@ -122,6 +123,7 @@ Message to_message(const Welcome& m, const Layout& layout) {
   Message message = make(m.kType, {{"library", m.library},
                                    {"publication", m.publication},
                                    {"instance", m.instance},
+                                   {"boot_id", m.boot_id},
                                    {"memory", tenon::name_of(m.memory)},
                                    {"layout_hash", m.layout_hash}});
   return with_layout(std::move(message), layout);
@@ -169,14 +171,15 @@ template <>
 Hello read<Hello>(const Message& message) {
   const Fields f(message, Hello::kType);
   return {f.text("library"),  f.text("host"), f.number("pid", 0, ~std::uint64_t{0}),
-          f.memory_or_same(), f.flag("nccl"), f.flag("shard"),
-          f.flag("keeps")};
+          f.memory_or_same(), f.flag("nccl"), f.flag("asks"),
+          f.flag("shard"),    f.flag("keeps")};
 }
 template <>
 Welcome read<Welcome>(const Message& message) {
   const Fields f(message, Welcome::kType);
-  return {f.text("library"), f.text("publication"), f.text("instance"), f.memory(),
-          f.number("layout_hash", 0, ~std::uint64_t{0})};
+  return {f.text("library"),  f.text("publication"),
+          f.text("instance"), f.text("boot_id"),
+          f.memory(),         f.number("layout_hash", 0, ~std::uint64_t{0})};
 }
 template <>
 FormGroup read<FormGroup>(const Message& message) {

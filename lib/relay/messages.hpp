@@ -19,6 +19,7 @@ struct Hello {
   std::uint64_t pid = 0;
   std::optional<MemoryKind> memory{};  ///< none: the sender's kind
   bool nccl = false;
+  bool asks = false;   ///< only wants to see the welcome
   bool shard = false;  ///< it will say by Want which part it takes
   bool keeps = true;   ///< buckets of the version before; a streaming receiver does not
 };
@@ -29,6 +30,7 @@ struct Welcome {
   std::string library;
   std::string publication;
   std::string instance;  ///< of the publication: 32 hexadecimal digits
+  std::string boot_id;   ///< of the sender's node, as Linux has it
   MemoryKind memory = MemoryKind::host;
   std::uint64_t layout_hash = 0;
 };

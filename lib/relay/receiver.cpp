@@ -1,7 +1,5 @@
 // The receiver: joins a sender, publishes here what comes, and joins again when the sender is lost.
 // The bytes: incoming.hpp.
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <optional>
@@ -28,12 +26,6 @@ Layout layout_of(const Message& message, const Welcome& welcome) {
   throw Error(Errc::Mismatch, "the layout of '" + welcome.publication +
                                   "' does not have the hash that its sender (Tenon " +
                                   welcome.library + ", this one is " TENON_VERSION ") says");
-}
-
-std::string host_name() {
-  char name[256] = {};
-  (void)::gethostname(name, sizeof(name) - 1);
-  return name;
 }
 
 }  // namespace
@@ -96,12 +88,9 @@ class Receiver::Impl {
 };
 
 void Receiver::Impl::join(const detail::Deadline& deadline) {
-  Hello hello{.library = TENON_VERSION,
-              .host = host_name(),
-              .pid = static_cast<std::uint64_t>(::getpid()),
-              .nccl = why_no_nccl().empty(),
-              .shard = options_.layout || !options_.only.empty(),
-              .keeps = options_.mode != Mode::streaming};
+  Hello hello = hello_of_this_process();
+  hello.shard = options_.layout || !options_.only.empty();
+  hello.keeps = options_.mode != Mode::streaming;
   if (options_.memory) hello.memory = options_.memory->kind;
   connection_.reset();
   group_.reset();
@@ -142,7 +131,8 @@ void Receiver::Impl::create() {
   PublisherOptions how;
   how.memory = memory();
   how.mode = options_.mode;
-  how.label = options_.label;
+  how.label =
+      options_.label.empty() ? "relay of " + welcome_.instance.substr(0, 16) : options_.label;
   how.progress = options_.progress;
   name_ = options_.as.empty() ? welcome_.publication : options_.as;
   publisher_ = Publisher::create(name_, *layout_, how);

@@ -73,7 +73,7 @@ class Sender::Impl {
   [[nodiscard]] Message welcome(std::string_view name) const {
     const Layout& layout = subscriber_.layout();
     return to_message(Welcome{TENON_VERSION, std::string(name), hexadecimal(subscriber_.instance()),
-                              subscriber_.memory(), layout.hash()},
+                              boot_id(), subscriber_.memory(), layout.hash()},
                       layout);
   }
   [[nodiscard]] bool stopping() const { return stopped_ || (watch_.stop && watch_.stop()); }
@@ -101,7 +101,7 @@ class Sender::Impl {
 
   // Versions.
   [[nodiscard]] std::optional<Lease> next_version();
-  void try_to_hand_on(const Lease& lease);
+  void work();
   void hand_on(const Lease& lease);
   [[nodiscard]] std::vector<PeerId> offer(std::uint64_t version, VersionReport& report);
   [[nodiscard]] std::vector<Route> route(const Lease& lease, const std::vector<PeerId>& takers);
@@ -131,7 +131,7 @@ void Sender::Impl::run(const Watch& watch) {
       pump(detail::Deadline(complete ? Duration::zero() : detail::kSlice), [] { return false; });
       if (members_.size() < std::max<std::size_t>(options_.expect, 1)) continue;
       options_.expect = 0;  // it is for the first version
-      if (const std::optional<Lease> lease = next_version()) try_to_hand_on(*lease);
+      work();
     }
   } catch (const Error& e) {
     for (const auto& [peer, member] : members_)
@@ -149,10 +149,12 @@ std::optional<Lease> Sender::Impl::next_version() {
   }
 }
 
-// A group that fails is formed anew, without those who are lost, and what they lack offered again.
-void Sender::Impl::try_to_hand_on(const Lease& lease) {
+// The group is formed, and warm, before there is a version for it. One that fails is formed anew,
+// without those who are lost, and what they lack offered again.
+void Sender::Impl::work() {
   try {
-    hand_on(lease);
+    if (!group_is_whole()) form_group();
+    if (const std::optional<Lease> lease = next_version()) hand_on(*lease);
   } catch (const Error& e) {
     if (e.code() != Errc::DeadlinePassed && e.code() != Errc::PeerGone && e.code() != Errc::Aborted)
       throw;
@@ -202,6 +204,7 @@ void Sender::Impl::pump(const detail::Deadline& deadline, const Done& done) {
 void Sender::Impl::take(const Event& event) {
   try {
     if (event.kind == Event::Kind::joined) {
+      if (read<Hello>(event.message).asks) return;
       Member member{.local = event.local, .who = {}, .hello = read<Hello>(event.message)};
       member.who = "receiver " + event.address + " (" + member.hello.host + ", pid " +
                    std::to_string(member.hello.pid) + ")";
@@ -336,7 +339,6 @@ void Sender::Impl::await_ready(std::uint64_t group) {
 
 // A version to everybody who lacks it.
 void Sender::Impl::hand_on(const Lease& lease) {
-  if (!group_is_whole()) form_group();
   VersionReport report{.version = lease.version()};
   const std::vector<PeerId> takers = offer(lease.version(), report);
   if (takers.empty()) return;

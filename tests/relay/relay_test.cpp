@@ -6,6 +6,7 @@
 
 #include <support/support.hpp>
 #include <tenon/relay.hpp>
+#include <tenon/update_group.hpp>
 
 namespace tenon::test {
 namespace {
@@ -18,17 +19,20 @@ using relay::SenderOptions;
 using relay::VersionReport;
 using relay::Watch;
 
+/// A port that nobody listens on: below those that the kernel gives to connections, so that none of
+/// another test takes it meanwhile.
 std::string free_address() {
-  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  ::sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  ::socklen_t size = sizeof(address);
-  if (::bind(fd, reinterpret_cast<::sockaddr*>(&address), size) != 0 ||
-      ::getsockname(fd, reinterpret_cast<::sockaddr*>(&address), &size) != 0)
-    throw SystemError(errno, "looking for a free port");
-  ::close(fd);
-  return "127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+  static std::uint16_t next = static_cast<std::uint16_t>(10000 + ::getpid() % 2000 * 10);
+  for (;;) {
+    const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ::sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(next++);
+    const bool is_free = ::bind(fd, reinterpret_cast<::sockaddr*>(&address), sizeof(address)) == 0;
+    ::close(fd);
+    if (is_free) return "127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+  }
 }
 
 /// Memory at both ends, and what is between them.
@@ -105,6 +109,7 @@ class Relays : public ::testing::TestWithParam<Way> {
     EXPECT_EQ(far_.wrong(lease), 0U);
   }
 
+  Signal updated_;
   std::string name_ = unique_name("relay");
   std::string one_ = name_ + ".one";
   std::string two_ = name_ + ".two";
@@ -343,6 +348,69 @@ TEST_P(Relays, FeedStreamingPublications) {
   }
 }
 
+TEST_P(Relays, AreAnUpdateGroupToEnginesThatKnowThreeCalls) {
+  Publisher pub = trainer();
+  Child send = sender(sending(2));
+  const auto options = [&](int rank, int world) {
+    const std::size_t colon = address_.find(':');
+    return relay::UpdateGroupOptions{
+        .address = address_.substr(0, colon),
+        .port = static_cast<std::uint16_t>(std::stoi(address_.substr(colon + 1))),
+        .name = name_,
+        .rank_offset = rank,
+        .world_size = world,
+        .timeout = kPatience,
+        .receiver = {.as = name_ + "." + std::to_string(rank), .memory = Memory{GetParam().to}}};
+  };
+  const auto engine = [&](int rank) {
+    return Child([&, rank] {
+      separate_node(std::to_string(rank));
+      auto group = relay::UpdateGroup::init(options(rank, 3));
+      EXPECT_THROWS(InvalidArgument, "before an update()", (void)group.get("embed", 1));
+      EXPECT_THROWS(Mismatch, "'embed' is F32 [17, 31], and this engine expects BF16 [17, 31]",
+                    group.update({{"embed", Dtype::bf16, {17, 31}}}, kPatience));
+      EXPECT_THROWS(NoSuchParameter, "", group.update({{"x", Dtype::bf16, {1}}}, kPatience));
+      for (const std::uint64_t v : {1U, 2U}) {
+        EXPECT_EQ(group.update({{"embed", Dtype::f32, {17, 31}}, {"layer.2.q", Dtype::i64, {500}}},
+                               kPatience),
+                  v);
+        EXPECT_EQ(far_.wrong(group.version(), v), 0U);
+        const auto bytes = far_.bytes_of(far_.layout.at("layer.2.q"), v);
+        const std::vector<double> first = group.get("layer.2.q", 3);
+        EXPECT_EQ(first.size(), 3U);
+        for (std::size_t i = 0; i < first.size(); ++i) {
+          std::int64_t value;
+          std::memcpy(&value, bytes.data() + i * sizeof(value), sizeof(value));
+          EXPECT_EQ(first[i], static_cast<double>(value));
+        }
+        EXPECT_EQ(group.get("scale", 5).size(), 1U) << "no more than there are";
+        updated_.poke();
+      }
+      EXPECT_THROWS(DeadlinePassed, "", group.update(10ms));
+      return 0;
+    });
+  };
+  Child first = engine(1);
+  Child second = engine(2);
+  for (const std::uint64_t v : {1U, 2U}) {
+    model_.publish(pub, v);
+    ASSERT_TRUE(updated_.wait());
+    ASSERT_TRUE(updated_.wait());
+  }
+  EXPECT_EQ(first.wait(), 0);
+  EXPECT_EQ(second.wait(), 0);
+  EXPECT_THROWS(InvalidArgument, "rank offset 3 of 3",
+                (void)relay::UpdateGroup::init(options(3, 3)));
+  Child alone([&] {
+    separate_node("alone");
+    relay::UpdateGroupOptions many = options(1, 5);
+    many.timeout = 500ms;
+    EXPECT_THROWS(DeadlinePassed, "only 2 of 5 ranks", (void)relay::UpdateGroup::init(many));
+    return 0;
+  });
+  EXPECT_EQ(alone.wait(), 0);
+}
+
 TEST_P(Relays, ReachOneNodeThroughAnother) {
   Publisher pub = trainer();
   Child send = sender(sending());
@@ -416,9 +484,8 @@ TEST_F(RelayErrors, OfASenderNameWhatDoesNotFit) {
   EXPECT_THROWS(NotFound, "", Sender(name_ + ".none", {.attach = 20ms}));
   pub.close();
   Publisher other = Publisher::create(name_, model_.layout);
-  const Sender taken(name_, {.listen = address_});
-  EXPECT_EQ(taken.address(), address_);
-  EXPECT_THROWS(System, "in use", Sender(name_, {.listen = address_}));
+  const Sender taken(name_);
+  EXPECT_THROWS(System, "in use", Sender(name_, {.listen = taken.address()}));
   EXPECT_THROWS(InvalidArgument, "secret", Sender(name_, {.listen = "0.0.0.0:0"}));
 }
 
