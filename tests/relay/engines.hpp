@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <ostream>
 #include <relay/engine.hpp>
 #include <vector>
 
@@ -13,6 +14,8 @@ struct EngineRow {
   MemoryKind memory;
   std::unique_ptr<relay::Engine> (*make)(const relay::Membership&, const detail::Deadline&);
 };
+
+inline std::ostream& operator<<(std::ostream& out, const EngineRow& row) { return out << row.name; }
 
 inline std::vector<EngineRow> engine_rows() {
   return {{"Gloo", MemoryKind::host, relay::make_gloo_engine}};
