@@ -8,19 +8,12 @@
 #include <fstream>
 #include <test_support.hpp>
 
-#include "engines.hpp"
-#include "group.hpp"
+#include "contract.hpp"
 
 namespace tenon::test {
 namespace {
 
-using detail::Deadline;
-using relay::Engine;
-using relay::Membership;
-using relay::ReduceOp;
 using sim::test::Variable;
-
-Deadline soon() { return Deadline(kPatience); }
 
 /// Communicators of this process that are neither destroyed nor aborted.
 int live_communicators() {
