@@ -15,7 +15,7 @@ struct EngineRow {
   const char* name;
   MemoryKind memory;
   std::unique_ptr<relay::Engine> (*make)(const relay::Membership&, const detail::Deadline&);
-  bool rounds_once;  ///< sums of 16-bit floats
+  bool exact;  ///< rounds sums of 16-bit floats once, divides behind the sum
 };
 
 #ifdef TENON_NCCL_SIM
