@@ -100,18 +100,17 @@ TEST_P(EngineContract, ReduceScatterGivesEachRankItsPart) {
 
 TEST_P(EngineContract, ReduceScatterOfSeveralPiecesAndInPlace) {
   for_all_sizes([](Engine& engine) {
-    const std::size_t elements = (std::size_t{5} << 20U) + 3;  // 10 MiB for each rank
+    const std::size_t elements = (std::size_t{2} << 20U) + 3;  // of 4 bytes: three pieces
     const std::size_t all = elements * static_cast<std::size_t>(engine.size());
     const std::size_t from = elements * static_cast<std::size_t>(engine.rank());
-    const auto expected = encoded(Dtype::bf16, sums(engine.size(), elements, from));
-    const Bytes input = bytes(encoded(Dtype::bf16, numbers(engine.rank(), all)));
-    const Bytes output = bytes(elements * 2);
-    engine.reduce_scatter(input.data(), output.data(), elements, Dtype::bf16, ReduceOp::sum,
-                          soon());
+    const auto expected = encoded(Dtype::f32, sums(engine.size(), elements, from));
+    const Bytes input = bytes(encoded(Dtype::f32, numbers(engine.rank(), all)));
+    const Bytes output = bytes(elements * 4);
+    engine.reduce_scatter(input.data(), output.data(), elements, Dtype::f32, ReduceOp::sum, soon());
     EXPECT_TRUE(output.download() == expected);
-    std::byte* own = input.data() + from * 2;
-    engine.reduce_scatter(input.data(), own, elements, Dtype::bf16, ReduceOp::sum, soon());
-    EXPECT_TRUE(Bytes::get(GetParam().memory, own, elements * 2) == expected);
+    std::byte* own = input.data() + from * 4;
+    engine.reduce_scatter(input.data(), own, elements, Dtype::f32, ReduceOp::sum, soon());
+    EXPECT_TRUE(Bytes::get(GetParam().memory, own, elements * 4) == expected);
   });
 }
 
@@ -177,7 +176,7 @@ TEST_P(EngineContract, AllReduceGivesAllRanksTheSameBits) {
 
 TEST_P(EngineContract, SendAndReceiveMeetForEachPairOfRanks) {
   for_all_sizes([](Engine& engine) {
-    for (const std::size_t size : kSizes) {
+    for (const std::size_t size : {0, 1, 1021, (4 << 20) + 1}) {
       for (int from = 0; from < engine.size(); ++from) {
         for (int to = 0; to < engine.size(); ++to) {
           if (from == to) continue;
@@ -198,7 +197,7 @@ TEST_P(EngineContract, SendAndReceiveMeetForEachPairOfRanks) {
 void random_operation(Engine& engine, std::mt19937_64& random, std::size_t seed,
                       const std::function<Bytes(const std::vector<std::byte>&)>& make) {
   const auto below = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
-  const std::size_t size = random() % 3 == 0 ? random() % (6U << 20U) : random() % 5000;
+  const std::size_t size = random() % 5 == 0 ? random() % (6U << 20U) : random() % 5000;
   const int root = below(engine.size());
   const int peer = (root + 1 + below(engine.size() - 1)) % engine.size();
   const int operation = below(4);
@@ -229,7 +228,7 @@ void random_operation(Engine& engine, std::mt19937_64& random, std::size_t seed,
 TEST_P(EngineContract, OperationsFollowEachOtherInAnyOrder) {
   run_group(3, [](Engine& engine) {
     std::mt19937_64 random(20261127);
-    for (std::size_t i = 0; i < 60; ++i)
+    for (std::size_t i = 0; i < 40; ++i)
       random_operation(engine, random, i, [](const auto& value) { return bytes(value); });
   });
 }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <array>
 #include <filesystem>
 #include <fstream>
 #include <relay/no_sigpipe.hpp>
@@ -123,10 +124,62 @@ TEST(GlooEngine, EachOperationSendsNoMoreThanItMust) {
     EXPECT_EQ(sent(), membership.rank == 0 ? 0 : kBytes);  // 1 -> 2 -> 0
     engine->all_gather(data.data(), data.data(), kBytes, soon());
     EXPECT_EQ(sent(), 2 * kBytes);
-    engine->reduce_scatter(data.data(), data.data(), kBytes / 4, Dtype::f32, ReduceOp::sum, soon());
+    engine->reduce_scatter(data.data(), data.data() + membership.rank * kBytes, kBytes / 4,
+                           Dtype::f32, ReduceOp::sum, soon());
     EXPECT_EQ(sent(), 2 * kBytes);
     engine->all_reduce(data.data(), kBytes / 4, Dtype::f32, ReduceOp::sum, soon());
     EXPECT_EQ(sent(), 4 * (kBytes / 3));
+  });
+  group.expect_success();
+}
+
+TEST(GlooEngine, SumsAreInOrderOfRankWhereverTheyAreMade) {
+  Group group(3, [](const Membership& membership) {
+    const auto engine = make_gloo_engine(membership, soon());
+    const std::array<double, 3> values{0x1p24, 1, -0x1p24};  // the 1 is lost beside its neighbours
+    const double own = values[static_cast<std::size_t>(membership.rank)];
+    const Bytes data(MemoryKind::host, 12);
+    data.upload(encoded(Dtype::f32, {own, own, own}));
+    const Bytes sum(MemoryKind::host, 4);
+    engine->reduce_scatter(data.data(), sum.data(), 1, Dtype::f32, ReduceOp::sum, soon());
+    EXPECT_TRUE(sum.download() == encoded(Dtype::f32, {0}));
+  });
+  group.expect_success();
+}
+
+TEST(GlooEngine, WhenOneRankFailsAWaitingOneNotices) {
+  const Signal noticed;
+  Group group(2, [&](const Membership& membership) {
+    const auto engine = make_gloo_engine(membership, soon());
+    const Bytes data(MemoryKind::host, 100);
+    if (membership.rank == 1) {
+      EXPECT_THROWS(PeerGone, "receiving", engine->receive(data.data(), 100, 0, soon()));
+      noticed.poke();
+      return;
+    }
+    EXPECT_THROWS(DeadlinePassed, "", engine->receive(data.data(), 100, 1, Deadline(50ms)));
+    EXPECT_TRUE(noticed.wait());  // the engine lives on
+  });
+  group.expect_success();
+}
+
+TEST(GlooEngine, WhenOneRankIsAbortedAWaitingOneNotices) {
+  const Signal noticed;
+  Group group(2, [&](const Membership& membership) {
+    const auto engine = make_gloo_engine(membership, soon());
+    const Bytes data(MemoryKind::host, 100);
+    if (membership.rank == 1) {
+      EXPECT_THROWS(PeerGone, "receiving", engine->receive(data.data(), 100, 0, soon()));
+      noticed.poke();
+      return;
+    }
+    std::thread other([&] {
+      std::this_thread::sleep_for(50ms);
+      engine->abort();
+    });
+    EXPECT_THROWS(Aborted, "", engine->receive(data.data(), 100, 1, soon()));
+    other.join();
+    EXPECT_TRUE(noticed.wait());
   });
   group.expect_success();
 }
