@@ -1,0 +1,156 @@
+// The rendezvous between processes: who is killed, stopped or forked, and what the others see.
+#include "raw_peer.hpp"
+
+namespace tenon::relay {
+namespace {
+
+using test::Child;
+
+const Message kHello{"hello", "{}"};
+const Message kWelcome{"welcome", "{}", "layout"};
+
+/// A process that joins, answers each message with the same one, and ends with status 7 when the
+/// listener is lost.
+int answer(const std::string& address, const RendezvousOptions& options) {
+  Connection connection(address, kHello, options, soon());
+  try {
+    for (;;)
+      if (const auto message = connection.next(soon())) connection.send(*message);
+  } catch (const Error& error) {
+    return error.code() == Errc::PeerGone ? 7 : 8;
+  }
+}
+
+/// A process that listens at an address it tells, until it is killed.
+struct ListeningChild {
+  explicit ListeningChild(const RendezvousOptions& options)
+      : address([] {
+          const RawListener taken;  // closed again; the number stays free for a moment
+          return taken.address();
+        }()),
+        child([this, options] {
+          Listener listener(address, kWelcome, options);
+          for (;;) ::pause();
+          return 0;
+        }) {}
+  std::string address;
+  Child child;
+};
+
+TEST(RendezvousProcesses, PassMessagesBothWays) {
+  Listener listener(kAnyPort, kWelcome, quick());
+  Child child([address = listener.address()] { return answer(address, quick()); });
+  const PeerId peer = next_of(listener, Event::Kind::joined).peer;
+  for (int i = 0; i < 100; ++i) {
+    listener.send(peer, {"ping", "{\"n\":" + std::to_string(i) + "}"});
+    EXPECT_EQ(next_of(listener, Event::Kind::message).message.fields,
+              "{\"n\":" + std::to_string(i) + "}");
+  }
+  listener.close(peer, "done");
+  EXPECT_EQ(child.wait(), 7);
+}
+
+TEST(RendezvousProcesses, KilledReceiverIsNoticedBeforeItIsMissed) {
+  RendezvousOptions patient = quick();
+  patient.limits.silence = std::chrono::minutes(1);
+  Listener listener(kAnyPort, kWelcome, patient);
+  Child child([&, address = listener.address()] { return answer(address, patient); });
+  const PeerId peer = next_of(listener, Event::Kind::joined).peer;
+  child.kill();
+  const auto event = listener.next(Deadline(10s));
+  ASSERT_TRUE(event);
+  EXPECT_EQ(event->kind, Event::Kind::left);
+  EXPECT_EQ(event->peer, peer);
+}
+
+TEST(RendezvousProcesses, StoppedReceiverIsMissedAndOthersAreNot) {
+  RendezvousOptions hasty = quick();
+  hasty.limits.silence = 700ms;
+  Listener listener(kAnyPort, kWelcome, hasty);
+  Child stopped([&, address = listener.address()] { return answer(address, hasty); });
+  const PeerId peer = next_of(listener, Event::Kind::joined).peer;
+  Child other([&, address = listener.address()] { return answer(address, hasty); });
+  const PeerId alive = next_of(listener, Event::Kind::joined).peer;
+  stopped.signal(SIGSTOP);
+  const Event left = next_of(listener, Event::Kind::left);
+  EXPECT_EQ(left.peer, peer);
+  EXPECT_NE(left.reason.find("nothing came"), std::string::npos) << left.reason;
+  listener.send(alive, {"ping", "{}"});
+  EXPECT_EQ(next_of(listener, Event::Kind::message).peer, alive);
+  stopped.signal(SIGCONT);
+  EXPECT_EQ(stopped.wait(), 7) << "it learns that it was given up";
+}
+
+TEST(RendezvousProcesses, StoppedListenerIsMissed) {
+  RendezvousOptions hasty = quick();
+  hasty.limits.silence = 700ms;
+  ListeningChild listening(hasty);
+  Connection connection(listening.address, kHello, hasty, soon());
+  listening.child.signal(SIGSTOP);
+  EXPECT_THROWS(PeerGone, "nothing came", (void)connection.next(soon()));
+}
+
+TEST(RendezvousProcesses, KilledListenerIsNoticedBeforeItIsMissed) {
+  RendezvousOptions patient = quick();
+  patient.limits.silence = std::chrono::minutes(1);
+  ListeningChild listening(patient);
+  Connection connection(listening.address, kHello, patient, soon());
+  const auto store = connection.store(1);
+  listening.child.kill();
+  EXPECT_THROWS(PeerGone, "", (void)connection.next(Deadline(10s)));
+  EXPECT_THROWS(PeerGone, "", (void)store->get("key", Deadline(10s)));
+}
+
+TEST(RendezvousProcesses, ShareStores) {
+  Listener listener(kAnyPort, kWelcome, quick());
+  // A value goes to those that have joined, as the members of a group have.
+  std::vector<Child> children;
+  for (const auto& [own, other] : {std::pair{"a", "b"}, std::pair{"b", "a"}}) {
+    children.emplace_back([&, own = std::string(own), other = std::string(other)] {
+      Connection connection(listener.address(), kHello, quick(), soon());
+      if (connection.next(soon())->type != "form") return 9;
+      const auto store = connection.store(4);
+      store->set(own, "value of " + own);
+      if (store->get(other, soon()) != "value of " + other) return 1;
+      if (store->get("listener", soon()) != "value of the listener") return 2;
+      return 0;
+    });
+  }
+  const PeerId first = next_of(listener, Event::Kind::joined).peer;
+  const PeerId second = next_of(listener, Event::Kind::joined).peer;
+  for (const PeerId peer : {first, second}) listener.send(peer, {"form", "{}"});
+  const auto store = listener.store(4);
+  store->set("listener", "value of the listener");
+  EXPECT_EQ(store->get("a", soon()), "value of a");
+  EXPECT_EQ(store->get("b", soon()), "value of b");
+  for (Child& child : children) EXPECT_EQ(child.wait(), 0);
+}
+
+TEST(RendezvousProcesses, MemberThatDiesEndsAWaitThroughTheWatcher) {
+  std::shared_ptr<GroupStore> store;
+  Listener listener(kAnyPort, kWelcome, quick(), [&](const Event& event) {
+    if (event.kind == Event::Kind::left) store->cancel();
+  });
+  store = listener.store(1);
+  Child child([address = listener.address()] { return answer(address, quick()); });
+  (void)next_of(listener, Event::Kind::joined);
+  child.signal(SIGKILL);
+  EXPECT_THROWS(Aborted, "group 1 was broken up", (void)store->get("of the dead", soon()));
+}
+
+TEST(RendezvousProcesses, ForkedChildLeavesItsParentsConnectionsAlone) {
+  auto listener = std::make_unique<Listener>(kAnyPort, kWelcome, quick());
+  auto connection = std::make_unique<Connection>(listener->address(), kHello, quick(), soon());
+  const PeerId peer = next_of(*listener, Event::Kind::joined).peer;
+  Child child([&] {
+    connection.reset();
+    listener.reset();
+    return 0;
+  });
+  EXPECT_EQ(child.wait(), 0);
+  listener->send(peer, {"still_here", "{}"});
+  EXPECT_EQ(connection->next(soon())->type, "still_here");
+}
+
+}  // namespace
+}  // namespace tenon::relay
