@@ -81,6 +81,23 @@ TEST(RendezvousProcesses, StoppedReceiverIsMissedAndOthersAreNot) {
   EXPECT_EQ(stopped.wait(), 7) << "it learns that it was given up";
 }
 
+TEST(RendezvousProcesses, ReceiverThatWasStoppedDoesNotTakeTheListenerForSilent) {
+  RendezvousOptions hasty = quick();
+  hasty.limits.silence = 500ms;
+  Listener listener(kAnyPort, kWelcome, quick());
+  Child child([&, address = listener.address()] { return answer(address, hasty); });
+  const PeerId peer = next_of(listener, Event::Kind::joined).peer;
+  for (int i = 0; i < 3; ++i) {
+    child.signal(SIGSTOP);
+    std::this_thread::sleep_for(800ms);  // less than the listener's patience
+    child.signal(SIGCONT);
+    listener.send(peer, {"ping", "{}"});
+    const auto event = listener.next(soon());
+    ASSERT_TRUE(event);
+    EXPECT_EQ(event->kind, Event::Kind::message) << event->reason;
+  }
+}
+
 TEST(RendezvousProcesses, StoppedListenerIsMissed) {
   RendezvousOptions hasty = quick();
   hasty.limits.silence = 700ms;

@@ -219,7 +219,7 @@ TEST(Address, IsHostAndPort) {
   EXPECT_EQ(parse_address("10.0.0.1:65535").port, 65535);
   EXPECT_EQ(parse_address("[fe80::1]:7").host, "fe80::1");
   for (const std::string bad : {"", "host", ":1", "host:", "host:65536", "host:-1", "host:1x",
-                                 "::1:80", "[]:1", "[::1]", "[::1:80", "host]:1", "host: 1"})
+                                "::1:80", "[]:1", "[::1]", "[::1:80", "host]:1", "host: 1"})
     EXPECT_THROWS(InvalidArgument, "HOST:PORT", (void)parse_address(bad));
 }
 
