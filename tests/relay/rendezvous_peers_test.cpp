@@ -1,10 +1,13 @@
 // The rendezvous between processes: who is killed, stopped or forked, and what the others see.
+#include <sys/resource.h>
+
 #include "raw_peer.hpp"
 
 namespace tenon::relay {
 namespace {
 
 using test::Child;
+using test::Signal;
 
 const Message kHello{"hello", "{}"};
 const Message kWelcome{"welcome", "{}", "layout"};
@@ -116,6 +119,26 @@ TEST(RendezvousProcesses, KilledListenerIsNoticedBeforeItIsMissed) {
   listening.child.kill();
   EXPECT_THROWS(PeerGone, "", (void)connection.next(Deadline(10s)));
   EXPECT_THROWS(PeerGone, "", (void)store->get("key", Deadline(10s)));
+}
+
+TEST(RendezvousProcesses, WhoConnectsWhileDescriptorsAreOutGetsItsTurn) {
+  std::string address;
+  { address = RawListener().address(); }
+  Signal full;
+  Child child([&] {
+    Listener listener(address, kWelcome, quick());
+    const struct ::rlimit few { 64, 64 };
+    if (::setrlimit(RLIMIT_NOFILE, &few) != 0) return 1;
+    std::vector<int> taken;
+    for (int fd; (fd = ::dup(0)) >= 0;) taken.push_back(fd);
+    full.poke();
+    std::this_thread::sleep_for(300ms);
+    for (const int fd : taken) ::close(fd);
+    return listener.next(soon()) ? 0 : 2;
+  });
+  ASSERT_TRUE(full.wait());
+  EXPECT_NO_THROW(Connection(address, kHello, quick(), soon()));
+  EXPECT_EQ(child.wait(), 0);
 }
 
 TEST(RendezvousProcesses, ShareStores) {

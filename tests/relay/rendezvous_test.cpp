@@ -106,6 +106,17 @@ TEST(Rendezvous, OffLoopbackItListensWithASecret) {
   EXPECT_NO_THROW(Connection("localhost" + port, kHello, quick(), soon()));
 }
 
+TEST(Rendezvous, ListenerOfBothFamiliesNamesPeersAsTheyAre) {
+  try {
+    Listener listener("[::]:0", kWelcome, quick());
+    const std::string port = listener.address().substr(listener.address().rfind(':'));
+    Connection connection("127.0.0.1" + port, kHello, quick(), soon());
+    EXPECT_EQ(next_of(listener, Event::Kind::joined).address, "127.0.0.1");
+  } catch (const SystemError& error) {
+    GTEST_SKIP() << "no IPv6 here: " << error.what();
+  }
+}
+
 TEST(Rendezvous, WorksOverIpv6) {
   try {
     Listener listener("[::1]:0", kWelcome, quick());
