@@ -24,6 +24,45 @@ int answer(const std::string& address, const RendezvousOptions& options) {
   }
 }
 
+/// A process that does `body` with the address that join() tells it. Forked while the test has no
+/// other threads: one of them might hold a lock, which nobody would release in the child.
+class Joining {
+ public:
+  explicit Joining(const std::function<int(const std::string&)>& body)
+      : child([this, body] { return body(told_address()); }) {}
+  void join(const std::string& address) const {
+    if (::write(pipe_.write, address.c_str(), address.size() + 1) < 0)
+      throw SystemError{errno, "telling a child where to join"};
+  }
+
+ private:
+  struct Pipe {
+    Pipe() {
+      int fds[2];
+      if (::pipe(fds) != 0) throw SystemError{errno, "making a pipe"};
+      read = fds[0];
+      write = fds[1];
+    }
+    Pipe(const Pipe&) = delete;
+    Pipe& operator=(const Pipe&) = delete;
+    ~Pipe() {
+      ::close(read);
+      ::close(write);
+    }
+    int read = -1, write = -1;
+  };
+  [[nodiscard]] std::string told_address() const {
+    char address[64] = {};  // one write of so few bytes arrives whole
+    if (::read(pipe_.read, address, sizeof(address) - 1) <= 0)
+      throw SystemError{errno, "being told where to join"};
+    return address;
+  }
+  Pipe pipe_;
+
+ public:
+  Child child;  // behind the pipe, which it uses
+};
+
 /// A process that listens at an address it tells, until it is killed.
 struct ListeningChild {
   explicit ListeningChild(const RendezvousOptions& options)
@@ -41,8 +80,9 @@ struct ListeningChild {
 };
 
 TEST(RendezvousProcesses, PassMessagesBothWays) {
+  Joining child([&](const auto& address) { return answer(address, quick()); });
   Listener listener(kAnyPort, kWelcome, quick());
-  Child child([address = listener.address()] { return answer(address, quick()); });
+  child.join(listener.address());
   const PeerId peer = next_of(listener, Event::Kind::joined).peer;
   for (int i = 0; i < 100; ++i) {
     listener.send(peer, {"ping", "{\"n\":" + std::to_string(i) + "}"});
@@ -50,16 +90,17 @@ TEST(RendezvousProcesses, PassMessagesBothWays) {
               "{\"n\":" + std::to_string(i) + "}");
   }
   listener.close(peer, "done");
-  EXPECT_EQ(child.wait(), 7);
+  EXPECT_EQ(child.child.wait(), 7);
 }
 
 TEST(RendezvousProcesses, KilledReceiverIsNoticedBeforeItIsMissed) {
   RendezvousOptions patient = quick();
   patient.limits.silence = std::chrono::minutes(1);
+  Joining child([&](const auto& address) { return answer(address, patient); });
   Listener listener(kAnyPort, kWelcome, patient);
-  Child child([&, address = listener.address()] { return answer(address, patient); });
+  child.join(listener.address());
   const PeerId peer = next_of(listener, Event::Kind::joined).peer;
-  child.kill();
+  child.child.kill();
   const auto event = listener.next(Deadline(10s));
   ASSERT_TRUE(event);
   EXPECT_EQ(event->kind, Event::Kind::left);
@@ -69,31 +110,34 @@ TEST(RendezvousProcesses, KilledReceiverIsNoticedBeforeItIsMissed) {
 TEST(RendezvousProcesses, StoppedReceiverIsMissedAndOthersAreNot) {
   RendezvousOptions hasty = quick();
   hasty.limits.silence = 700ms;
+  Joining stopped([&](const auto& address) { return answer(address, hasty); });
+  Joining other([&](const auto& address) { return answer(address, hasty); });
   Listener listener(kAnyPort, kWelcome, hasty);
-  Child stopped([&, address = listener.address()] { return answer(address, hasty); });
+  stopped.join(listener.address());
   const PeerId peer = next_of(listener, Event::Kind::joined).peer;
-  Child other([&, address = listener.address()] { return answer(address, hasty); });
+  other.join(listener.address());
   const PeerId alive = next_of(listener, Event::Kind::joined).peer;
-  stopped.signal(SIGSTOP);
+  stopped.child.signal(SIGSTOP);
   const Event left = next_of(listener, Event::Kind::left);
   EXPECT_EQ(left.peer, peer);
   EXPECT_NE(left.reason.find("nothing came"), std::string::npos) << left.reason;
   listener.send(alive, {"ping", "{}"});
   EXPECT_EQ(next_of(listener, Event::Kind::message).peer, alive);
-  stopped.signal(SIGCONT);
-  EXPECT_EQ(stopped.wait(), 7) << "it learns that it was given up";
+  stopped.child.signal(SIGCONT);
+  EXPECT_EQ(stopped.child.wait(), 7) << "it learns that it was given up";
 }
 
 TEST(RendezvousProcesses, ReceiverThatWasStoppedDoesNotTakeTheListenerForSilent) {
   RendezvousOptions hasty = quick();
   hasty.limits.silence = 500ms;
+  Joining child([&](const auto& address) { return answer(address, hasty); });
   Listener listener(kAnyPort, kWelcome, quick());
-  Child child([&, address = listener.address()] { return answer(address, hasty); });
+  child.join(listener.address());
   const PeerId peer = next_of(listener, Event::Kind::joined).peer;
   for (int i = 0; i < 3; ++i) {
-    child.signal(SIGSTOP);
+    child.child.signal(SIGSTOP);
     std::this_thread::sleep_for(800ms);  // less than the listener's patience
-    child.signal(SIGCONT);
+    child.child.signal(SIGCONT);
     listener.send(peer, {"ping", "{}"});
     const auto event = listener.next(soon());
     ASSERT_TRUE(event);
@@ -142,39 +186,43 @@ TEST(RendezvousProcesses, WhoConnectsWhileDescriptorsAreOutGetsItsTurn) {
 }
 
 TEST(RendezvousProcesses, ShareStores) {
+  const auto member = [](const std::string& address, const std::string& own,
+                         const std::string& other) {
+    Connection connection(address, kHello, quick(), soon());
+    if (connection.next(soon())->type != "form") return 9;
+    const auto store = connection.store(4);
+    store->set(own, "value of " + own);
+    if (store->get(other, soon()) != "value of " + other) return 1;
+    if (store->get("listener", soon()) != "value of the listener") return 2;
+    return 0;
+  };
+  Joining a([&](const auto& address) { return member(address, "a", "b"); });
+  Joining b([&](const auto& address) { return member(address, "b", "a"); });
   Listener listener(kAnyPort, kWelcome, quick());
-  // A value goes to those that have joined, as the members of a group have.
-  std::vector<Child> children;
-  for (const auto& [own, other] : {std::pair{"a", "b"}, std::pair{"b", "a"}}) {
-    children.emplace_back([&, own = std::string(own), other = std::string(other)] {
-      Connection connection(listener.address(), kHello, quick(), soon());
-      if (connection.next(soon())->type != "form") return 9;
-      const auto store = connection.store(4);
-      store->set(own, "value of " + own);
-      if (store->get(other, soon()) != "value of " + other) return 1;
-      if (store->get("listener", soon()) != "value of the listener") return 2;
-      return 0;
-    });
-  }
+  a.join(listener.address());
+  b.join(listener.address());
   const PeerId first = next_of(listener, Event::Kind::joined).peer;
   const PeerId second = next_of(listener, Event::Kind::joined).peer;
+  // A value goes to those that have joined, as the members of a group have.
   for (const PeerId peer : {first, second}) listener.send(peer, {"form", "{}"});
   const auto store = listener.store(4);
   store->set("listener", "value of the listener");
   EXPECT_EQ(store->get("a", soon()), "value of a");
   EXPECT_EQ(store->get("b", soon()), "value of b");
-  for (Child& child : children) EXPECT_EQ(child.wait(), 0);
+  EXPECT_EQ(a.child.wait(), 0);
+  EXPECT_EQ(b.child.wait(), 0);
 }
 
 TEST(RendezvousProcesses, MemberThatDiesEndsAWaitThroughTheWatcher) {
   std::shared_ptr<GroupStore> store;
+  Joining child([&](const auto& address) { return answer(address, quick()); });
   Listener listener(kAnyPort, kWelcome, quick(), [&](const Event& event) {
     if (event.kind == Event::Kind::left) store->cancel();
   });
   store = listener.store(1);
-  Child child([address = listener.address()] { return answer(address, quick()); });
+  child.join(listener.address());
   (void)next_of(listener, Event::Kind::joined);
-  child.signal(SIGKILL);
+  child.child.signal(SIGKILL);
   EXPECT_THROWS(Aborted, "group 1 was broken up", (void)store->get("of the dead", soon()));
 }
 
