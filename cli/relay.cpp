@@ -238,9 +238,10 @@ void add_receive(CLI::App& parent, Run& run) {
           "streaming, in-place or double")
       ->type_name("MODE")
       ->default_str(name_of(options->relay.mode));
-  command->add_option("--label", options->relay.label, "Text shown by ls and inspect")
-      ->type_name("TEXT")
-      ->capture_default_str();
+  command
+      ->add_option("--label", options->relay.label,
+                   "Text shown by ls and inspect; default: what it relays")
+      ->type_name("TEXT");
   add_duration(*command, "--timeout", options->relay.join, "For the sender to be there");
   command
       ->add_option_function<std::string>(

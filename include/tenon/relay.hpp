@@ -18,6 +18,7 @@
 #include <string_view>
 #include <tenon/publisher.hpp>
 #include <tenon/subscriber.hpp>
+#include <vector>
 
 namespace tenon::relay {
 
@@ -96,10 +97,21 @@ class Sender {
   std::unique_ptr<Impl> impl_;
 };
 
+/// Parameters to receive, whole or in part.
+struct Part {
+  std::string pattern;           ///< a name, or one with * ? [...] as shells know them
+  std::optional<Slice> slice{};  ///< of each parameter it fits: a tensor-parallel rank's part
+};
+
 struct ReceiverOptions {
-  std::string from{};                 ///< the sender's HOST:PORT
-  std::string name{};                 ///< that the sender must hand on; empty: any
-  std::string as{};                   ///< name of the publication here; empty: the sender's
+  std::string from{};  ///< the sender's HOST:PORT
+  std::string name{};  ///< that the sender must hand on; empty: any
+  std::string as{};    ///< name of the publication here; empty: the sender's
+  /// Only these, in the sender's order; the first that fits a parameter counts. Empty: everything.
+  std::vector<Part> only{};
+  /// Instead of `only`: a layout of one's own, whose every parameter is one of the sender's by name
+  /// and dtype, whole or (Parameter::box) a box of it.
+  std::optional<Layout> layout{};
   std::optional<Memory> memory{};     ///< default: the sender's kind, on device 0
   Mode mode = Mode::double_buffered;  ///< in place: half the memory, and nothing current while a
                                       ///< version arrives
@@ -108,7 +120,8 @@ struct ReceiverOptions {
   /// A lost sender is looked for so long, with the last version served meanwhile.
   Duration rejoin = Duration::max();
   std::uint32_t ahead = 2;  ///< buckets being checked and placed while one is on the wire
-  std::string label = "relay";
+  std::string
+      label{};  ///< of the publication here; empty: "relay of" and the instance it comes from
   std::function<void(std::uint64_t, std::uint64_t)> progress{};  ///< as PublisherOptions::progress
 };
 

@@ -1,5 +1,6 @@
 #include "incoming.hpp"
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_future.hpp>
@@ -8,6 +9,7 @@
 #include <relay/staging.hpp>
 #include <relay/timing.hpp>
 #include <tenon/checksum.hpp>
+#include <tenon/copy_and_wait.hpp>
 
 namespace tenon::relay {
 
@@ -16,7 +18,10 @@ std::vector<std::uint64_t> receive_buckets(const Incoming& how, Publisher::Updat
                                            const detail::Deadline& deadline,
                                            VersionReport& report) {
   const MemoryKind wire = how.engine.memory();
-  const Staging staging(layout, how.slots, wire, how.ahead + 1U);
+  std::uint64_t room = 0;
+  for (std::size_t b = 0; how.slots != wire && b < layout.bucket_count(); ++b)
+    room = std::max(room, layout.bucket_bytes(b));
+  const Staging staging(room, how.ahead + 1U);
   const auto place = [&](std::byte* slot, const std::byte* came, std::uint64_t bytes) {
     const Timed timed(report.prepare);
     const std::uint64_t sum = wire == MemoryKind::host ? checksum(came, bytes) : 0;

@@ -1,6 +1,10 @@
 #include "messages.hpp"
 
+#include <algorithm>
+#include <cstring>
 #include <nlohmann/json.hpp>
+#include <tenon/detail/block.hpp>
+#include <utility>
 
 namespace tenon::relay {
 
@@ -12,6 +16,12 @@ constexpr std::uint64_t kMostMilliseconds = 1ULL << 40U;  // 35 years
 constexpr std::size_t kMostText = 1024;
 
 Message make(const char* type, const Json& fields) { return {type, fields.dump(), {}}; }
+
+Message with_layout(Message message, const Layout& layout) {
+  const auto [block, bytes] = layout.bytes();
+  message.blob.assign(reinterpret_cast<const char*>(block), bytes);
+  return message;
+}
 
 /// The fields of one message, each checked as it is taken.
 class Fields {
@@ -105,17 +115,21 @@ Message to_message(const Hello& m) {
                         {"pid", m.pid},
                         {"memory", m.memory ? tenon::name_of(*m.memory) : "same"},
                         {"nccl", m.nccl},
+                        {"asks", m.asks},
+                        {"shard", m.shard},
                         {"keeps", m.keeps}});
 }
 Message to_message(const Welcome& m, const Layout& layout) {
   Message message = make(m.kType, {{"library", m.library},
                                    {"publication", m.publication},
                                    {"instance", m.instance},
+                                   {"boot_id", m.boot_id},
                                    {"memory", tenon::name_of(m.memory)},
                                    {"layout_hash", m.layout_hash}});
-  const auto [block, bytes] = layout.bytes();
-  message.blob.assign(reinterpret_cast<const char*>(block), bytes);
-  return message;
+  return with_layout(std::move(message), layout);
+}
+Message to_message(const Want& m, const Layout& layout) {
+  return with_layout(make(m.kType, Json::object()), layout);
 }
 Message to_message(const FormGroup& m) {
   return make(m.kType, {{"group", m.group},
@@ -147,17 +161,25 @@ Message to_message(const Done& m) {
                         {"failure", printable(m.failure)}});
 }
 
+Layout read_layout(const Message& message) {
+  detail::Block block = detail::allocate_block(std::max<std::size_t>(message.blob.size(), 1));
+  std::memcpy(block.get(), message.blob.data(), message.blob.size());
+  return Layout::parse(std::move(block), message.blob.size());
+}
+
 template <>
 Hello read<Hello>(const Message& message) {
   const Fields f(message, Hello::kType);
   return {f.text("library"),  f.text("host"), f.number("pid", 0, ~std::uint64_t{0}),
-          f.memory_or_same(), f.flag("nccl"), f.flag("keeps")};
+          f.memory_or_same(), f.flag("nccl"), f.flag("asks"),
+          f.flag("shard"),    f.flag("keeps")};
 }
 template <>
 Welcome read<Welcome>(const Message& message) {
   const Fields f(message, Welcome::kType);
-  return {f.text("library"), f.text("publication"), f.text("instance"), f.memory(),
-          f.number("layout_hash", 0, ~std::uint64_t{0})};
+  return {f.text("library"),  f.text("publication"),
+          f.text("instance"), f.text("boot_id"),
+          f.memory(),         f.number("layout_hash", 0, ~std::uint64_t{0})};
 }
 template <>
 FormGroup read<FormGroup>(const Message& message) {

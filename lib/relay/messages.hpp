@@ -19,7 +19,9 @@ struct Hello {
   std::uint64_t pid = 0;
   std::optional<MemoryKind> memory{};  ///< none: the sender's kind
   bool nccl = false;
-  bool keeps = true;  ///< buckets of the version before; a streaming receiver does not
+  bool asks = false;   ///< only wants to see the welcome
+  bool shard = false;  ///< it will say by Want which part it takes
+  bool keeps = true;   ///< buckets of the version before; a streaming receiver does not
 };
 
 /// Sender, to who has joined: what it hands on. The layout is the message's blob.
@@ -28,8 +30,14 @@ struct Welcome {
   std::string library;
   std::string publication;
   std::string instance;  ///< of the publication: 32 hexadecimal digits
+  std::string boot_id;   ///< of the sender's node, as Linux has it
   MemoryKind memory = MemoryKind::host;
   std::uint64_t layout_hash = 0;
+};
+
+/// Receiver, knowing the sender's layout: that of what it takes, as the message's blob.
+struct Want {
+  static constexpr const char* kType = "want";
 };
 
 /// Sender: a group is formed; whatever was going on in an earlier one is over.
@@ -98,6 +106,7 @@ struct Done {
 
 [[nodiscard]] Message to_message(const Hello& hello);
 [[nodiscard]] Message to_message(const Welcome& welcome, const Layout& layout);
+[[nodiscard]] Message to_message(const Want& want, const Layout& layout);
 [[nodiscard]] Message to_message(const FormGroup& group);
 [[nodiscard]] Message to_message(const Ready& ready);
 [[nodiscard]] Message to_message(const Offer& offer);
@@ -105,6 +114,9 @@ struct Done {
 [[nodiscard]] Message to_message(const Transfer& transfer);
 [[nodiscard]] Message to_message(const Commit& commit);
 [[nodiscard]] Message to_message(const Done& done);
+
+/// The layout in a message's blob, checked; throws Error(BadFormat).
+[[nodiscard]] Layout read_layout(const Message& message);
 
 /// Reads a message of that type; throws Error(BadFormat) naming the field that cannot be right.
 /// Numbers have the ranges their users rely on: ranks within the group, plans of known letters.

@@ -26,7 +26,7 @@ using detail::cuda::DeviceScope;
 
 constexpr Duration kLongestPause = std::chrono::microseconds(200);
 /// For what is still on its way when an engine is thrown away; then its communicator is aborted.
-constexpr Duration kFarewell = std::chrono::seconds(2);
+constexpr Duration kFarewell = std::chrono::seconds(1);
 constexpr const char* kIdKey = "nccl-id";
 
 Errc code_of(ncclResult_t result) noexcept {

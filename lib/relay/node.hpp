@@ -1,11 +1,16 @@
 // Small things that both ends of a relay need.
 #pragma once
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <fstream>
 #include <memory>
 #include <relay/engine.hpp>
+#include <relay/messages.hpp>
 #include <string>
 #include <tenon/relay.hpp>
 
@@ -26,6 +31,23 @@ namespace tenon::relay {
     text += kDigits[byte & 15U];
   }
   return text;
+}
+
+/// Of this machine, since it was started: two processes on one node read the same.
+[[nodiscard]] inline std::string boot_id() {
+  std::ifstream file("/proc/sys/kernel/random/boot_id");
+  std::string id;
+  std::getline(file, id);
+  return id;
+}
+
+[[nodiscard]] inline Hello hello_of_this_process() {
+  char host[256] = {};
+  (void)::gethostname(host, sizeof(host) - 1);
+  return {.library = TENON_VERSION,
+          .host = host,
+          .pid = static_cast<std::uint64_t>(::getpid()),
+          .nccl = why_no_nccl().empty()};
 }
 
 /// A duration as the messages have it: not negative, and no more than they allow.

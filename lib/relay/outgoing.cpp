@@ -1,5 +1,6 @@
 #include "outgoing.hpp"
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_future.hpp>
@@ -8,6 +9,7 @@
 #include <relay/staging.hpp>
 #include <relay/timing.hpp>
 #include <tenon/checksum.hpp>
+#include <tenon/copy_and_wait.hpp>
 
 namespace tenon::relay {
 namespace {
@@ -17,6 +19,10 @@ struct Prepared {
   std::uint64_t sum = 0;
 };
 
+std::uint64_t bytes_of(const Route& route, const Layout& layout) {
+  return (route.shard != nullptr ? route.shard->layout() : layout).bucket_bytes(route.bucket);
+}
+
 }  // namespace
 
 std::vector<std::uint64_t> send_buckets(const Outgoing& how, const Lease& lease,
@@ -24,12 +30,20 @@ std::vector<std::uint64_t> send_buckets(const Outgoing& how, const Lease& lease,
                                         const detail::Deadline& deadline, VersionReport& report) {
   const Layout& layout = lease.layout();
   const MemoryKind wire = how.engine.memory();
-  const Staging staging(layout, how.slots, wire, how.ahead + 1U);
+  const bool staged = how.slots != wire;
+  std::uint64_t room = 0;
+  for (const Route& route : routes)
+    if (staged || route.shard != nullptr) room = std::max(room, bytes_of(route, layout));
+  const Staging staging(room, how.ahead + 1U);
   const auto prepare = [&](std::size_t n) -> Prepared {
     const Timed timed(report.prepare);
-    const std::byte* data = lease.bucket(routes[n].bucket);
-    const std::uint64_t bytes = layout.bucket_bytes(routes[n].bucket);
-    if (staging.used()) {
+    const Route& route = routes[n];
+    const std::byte* data = route.shard != nullptr ? nullptr : lease.bucket(route.bucket);
+    const std::uint64_t bytes = bytes_of(route, layout);
+    if (route.shard != nullptr) {
+      route.shard->fill(route.bucket, lease, how.slots, staging.room(n), deadline);
+      data = staging.room(n);
+    } else if (staged) {
       copy_and_wait(how.slots, staging.room(n), data, bytes, deadline.left());
       data = staging.room(n);
     }
@@ -46,7 +60,7 @@ std::vector<std::uint64_t> send_buckets(const Outgoing& how, const Lease& lease,
           worker, boost::asio::use_future([&prepare, n = next++] { return prepare(n); })));
     const Prepared prepared = ahead.front().get();
     ahead.pop_front();
-    const std::uint64_t bytes = layout.bucket_bytes(route.bucket);
+    const std::uint64_t bytes = bytes_of(route, layout);
     const Timed on_the_wire(report.wire);
     // A broadcast writes on the receivers' side alone.
     auto* data = const_cast<std::byte*>(prepared.data);

@@ -2,9 +2,11 @@
 // are being prepared.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <relay/engine.hpp>
 #include <relay/messages.hpp>
+#include <relay/shard.hpp>
 #include <tenon/lease.hpp>
 #include <tenon/relay.hpp>
 #include <vector>
@@ -14,8 +16,13 @@ namespace tenon::relay {
 /// Where one bucket goes.
 struct Route {
   std::size_t bucket = 0;
-  bool broadcast = false;    ///< to the whole group
-  std::vector<int> ranks{};  ///< else to these, one after another
+  bool broadcast = false;        ///< to the whole group
+  std::vector<int> ranks{};      ///< else to these, one after another
+  const Shard* shard = nullptr;  ///< whose bucket it is; null: the publication's own
+
+  [[nodiscard]] bool goes_to(int rank) const {
+    return broadcast || std::find(ranks.begin(), ranks.end(), rank) != ranks.end();
+  }
 };
 
 struct Outgoing {

@@ -1,17 +1,14 @@
 // The receiver: joins a sender, publishes here what comes, and joins again when the sender is lost.
 // The bytes: incoming.hpp.
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <optional>
 #include <relay/group.hpp>
 #include <relay/incoming.hpp>
 #include <relay/messages.hpp>
 #include <relay/node.hpp>
+#include <relay/shard.hpp>
 #include <relay/timing.hpp>
-#include <tenon/detail/block.hpp>
 #include <tenon/relay.hpp>
 #include <thread>
 #include <utility>
@@ -24,19 +21,11 @@ constexpr Duration kAttempt = std::chrono::seconds(1);       ///< for each of th
 constexpr Duration kPlacing = std::chrono::seconds(30);      ///< in GPU memory, of what has come
 
 Layout layout_of(const Message& message, const Welcome& welcome) {
-  detail::Block block = detail::allocate_block(std::max<std::size_t>(message.blob.size(), 1));
-  std::memcpy(block.get(), message.blob.data(), message.blob.size());
-  Layout layout = Layout::parse(std::move(block), message.blob.size());
+  Layout layout = read_layout(message);
   if (layout.hash() == welcome.layout_hash) return layout;
   throw Error(Errc::Mismatch, "the layout of '" + welcome.publication +
                                   "' does not have the hash that its sender (Tenon " +
                                   welcome.library + ", this one is " TENON_VERSION ") says");
-}
-
-std::string host_name() {
-  char name[256] = {};
-  (void)::gethostname(name, sizeof(name) - 1);
-  return name;
 }
 
 }  // namespace
@@ -87,7 +76,7 @@ class Receiver::Impl {
   Group group_;  // before the connection, whose thread uses it
   std::unique_ptr<Connection> connection_;
   Welcome welcome_;
-  std::optional<Layout> layout_;  ///< the sender's
+  std::optional<Layout> layout_;  ///< of what comes: the sender's, or the part of it
   std::string name_;              ///< of the publication here
   std::uint64_t number_ = 0;      ///< the newest announced
   std::string instance_;          ///< of which the publication here has versions
@@ -99,11 +88,9 @@ class Receiver::Impl {
 };
 
 void Receiver::Impl::join(const detail::Deadline& deadline) {
-  Hello hello{.library = TENON_VERSION,
-              .host = host_name(),
-              .pid = static_cast<std::uint64_t>(::getpid()),
-              .nccl = why_no_nccl().empty(),
-              .keeps = options_.mode != Mode::streaming};
+  Hello hello = hello_of_this_process();
+  hello.shard = options_.layout || !options_.only.empty();
+  hello.keeps = options_.mode != Mode::streaming;
   if (options_.memory) hello.memory = options_.memory->kind;
   connection_.reset();
   group_.reset();
@@ -116,6 +103,11 @@ void Receiver::Impl::join(const detail::Deadline& deadline) {
                                     detail::plain(welcome_.publication) + "', not '" +
                                     options_.name + "'");
   layout_ = layout_of(connection_->welcome(), welcome_);
+  if (!hello.shard) return;
+  const Layout all = *layout_;
+  layout_ = layout_of_parts(all, options_);
+  (void)Shard(*layout_, all);  // what the sender would refuse is refused here
+  connection_->send(to_message(Want{}, *layout_));
 }
 
 // In the rendezvous' thread: what the working thread may be waiting for is over.
@@ -139,7 +131,8 @@ void Receiver::Impl::create() {
   PublisherOptions how;
   how.memory = memory();
   how.mode = options_.mode;
-  how.label = options_.label;
+  how.label =
+      options_.label.empty() ? "relay of " + welcome_.instance.substr(0, 16) : options_.label;
   how.progress = options_.progress;
   name_ = options_.as.empty() ? welcome_.publication : options_.as;
   publisher_ = Publisher::create(name_, *layout_, how);

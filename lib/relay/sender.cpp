@@ -8,6 +8,7 @@
 #include <relay/messages.hpp>
 #include <relay/node.hpp>
 #include <relay/outgoing.hpp>
+#include <relay/shard.hpp>
 #include <relay/timing.hpp>
 #include <tenon/relay.hpp>
 #include <utility>
@@ -17,7 +18,12 @@ namespace {
 
 constexpr Duration kRetry =
     std::chrono::milliseconds(200);  ///< before a refused version is offered again
-constexpr int kPatience = 3;         ///< times that a receiver may fail in a row
+std::uint64_t whole_buckets(const std::vector<Route>& routes) {
+  return static_cast<std::uint64_t>(std::count_if(
+      routes.begin(), routes.end(), [](const Route& route) { return route.shard == nullptr; }));
+}
+
+constexpr int kPatience = 3;  ///< times that a receiver may fail in a row
 
 }  // namespace
 
@@ -52,17 +58,22 @@ class Sender::Impl {
     Hello hello;
     int rank = 0;           ///< in the group; 0: in none yet
     std::uint64_t has = 0;  ///< the version it has, or will have with what was sent
-    bool confirmed = true;  ///< that it has it
     bool refused = false;   ///< the last offer: the next one waits for it no longer than now
     detail::Clock::time_point not_before{};  ///< for another offer
     int failures = 0;
+    std::unique_ptr<Shard> shard{};  ///< what it takes; null: everything
+    [[nodiscard]] bool lacks(const Lease& lease, std::size_t bucket) const {
+      const std::uint64_t written =
+          shard ? shard->written_in(bucket, lease) : lease.written_in(bucket);
+      return !hello.keeps || written > has;
+    }
   };
   using Members = std::map<PeerId, Member>;
 
   [[nodiscard]] Message welcome(std::string_view name) const {
     const Layout& layout = subscriber_.layout();
     return to_message(Welcome{TENON_VERSION, std::string(name), hexadecimal(subscriber_.instance()),
-                              subscriber_.memory(), layout.hash()},
+                              boot_id(), subscriber_.memory(), layout.hash()},
                       layout);
   }
   [[nodiscard]] bool stopping() const { return stopped_ || (watch_.stop && watch_.stop()); }
@@ -90,14 +101,14 @@ class Sender::Impl {
 
   // Versions.
   [[nodiscard]] std::optional<Lease> next_version();
-  [[nodiscard]] bool is_held_up() const;
-  template <class Step>
-  void attempt(const Step& step);
+  void work();
   void hand_on(const Lease& lease);
   [[nodiscard]] std::vector<PeerId> offer(std::uint64_t version, VersionReport& report);
   [[nodiscard]] std::vector<Route> route(const Lease& lease, const std::vector<PeerId>& takers);
   void announce(std::uint64_t version, const std::vector<PeerId>& takers,
                 const std::vector<Route>& routes);
+  void conclude(std::uint64_t version, const std::vector<PeerId>& takers,
+                const std::vector<Route>& routes, const std::vector<std::uint64_t>& sums);
 
   SenderOptions options_;
   std::atomic<bool> stopped_{false};
@@ -106,6 +117,7 @@ class Sender::Impl {
   Listener listener_;
   Watch watch_;
   Members members_;
+  Members undecided_;  ///< joined, and have not said what they want
   std::uint64_t groups_ = 0;
   std::map<PeerId, Ready> ready_;     ///< of the group being formed
   std::map<PeerId, Answer> answers_;  ///< to the offer being made
@@ -119,11 +131,7 @@ void Sender::Impl::run(const Watch& watch) {
       pump(detail::Deadline(complete ? Duration::zero() : detail::kSlice), [] { return false; });
       if (members_.size() < std::max<std::size_t>(options_.expect, 1)) continue;
       options_.expect = 0;  // it is for the first version
-      if (is_held_up()) {
-        attempt([this] { form_group(); });
-      } else if (const std::optional<Lease> lease = next_version()) {
-        attempt([&] { hand_on(*lease); });
-      }
+      work();
     }
   } catch (const Error& e) {
     for (const auto& [peer, member] : members_)
@@ -141,18 +149,12 @@ std::optional<Lease> Sender::Impl::next_version() {
   }
 }
 
-// What has left us may still be on its way through somebody who was lost since, and comes no
-// further: the next group ends the others' waiting for it.
-bool Sender::Impl::is_held_up() const {
-  return !group_is_whole() && std::any_of(members_.begin(), members_.end(),
-                                          [](const auto& m) { return !m.second.confirmed; });
-}
-
-// A group that fails is formed anew, without those who are lost, and what they lack offered again.
-template <class Step>
-void Sender::Impl::attempt(const Step& step) {
+// The group is formed, and warm, before there is a version for it. One that fails is formed anew,
+// without those who are lost, and what they lack offered again.
+void Sender::Impl::work() {
   try {
-    step();
+    if (!group_is_whole()) form_group();
+    if (const std::optional<Lease> lease = next_version()) hand_on(*lease);
   } catch (const Error& e) {
     if (e.code() != Errc::DeadlinePassed && e.code() != Errc::PeerGone && e.code() != Errc::Aborted)
       throw;
@@ -202,12 +204,23 @@ void Sender::Impl::pump(const detail::Deadline& deadline, const Done& done) {
 void Sender::Impl::take(const Event& event) {
   try {
     if (event.kind == Event::Kind::joined) {
+      if (read<Hello>(event.message).asks) return;
       Member member{.local = event.local, .who = {}, .hello = read<Hello>(event.message)};
       member.who = "receiver " + event.address + " (" + member.hello.host + ", pid " +
                    std::to_string(member.hello.pid) + ")";
       note(member.who + " joined");
-      members_.emplace(event.peer, std::move(member));
+      const bool decided = !member.hello.shard;
+      (decided ? members_ : undecided_).emplace(event.peer, std::move(member));
       return;
+    }
+    if (const auto found = undecided_.find(event.peer); found != undecided_.end()) {
+      if (event.kind == Event::Kind::message && event.message.type == Want::kType) {
+        found->second.shard =
+            std::make_unique<Shard>(read_layout(event.message), subscriber_.layout());
+        members_.insert(undecided_.extract(found));
+        return;
+      }
+      undecided_.erase(found);
     }
     const auto found = members_.find(event.peer);
     if (found == members_.end()) return;
@@ -233,11 +246,9 @@ void Sender::Impl::take_message(PeerId peer, Member& member, const Message& mess
     const Done done = read<Done>(message);
     if (done.failure.empty()) {
       member.failures = 0;
-      if (done.version == member.has) member.confirmed = true;
     } else if (done.group == groups_) {
       group_.break_before(groups_ + 1);  // its end of the engine may be dead, unlike ours
       member.has = done.has;
-      member.confirmed = true;
       fail(peer, "version " + std::to_string(done.version) + " did not arrive: " + done.failure);
     }
   } else {
@@ -253,12 +264,12 @@ bool Sender::Impl::group_is_whole() const {
 
 EngineKind Sender::Impl::choose_engine() const {
   if (options_.engine != EngineKind::automatic) return options_.engine;
-  const bool all =
-      subscriber_.memory() == MemoryKind::cuda && why_no_nccl().empty() &&
-      std::all_of(members_.begin(), members_.end(), [](const auto& m) {
-        const Hello& hello = m.second.hello;
-        return hello.nccl && hello.memory.value_or(MemoryKind::cuda) == MemoryKind::cuda;
-      });
+  const bool all = subscriber_.memory() == MemoryKind::cuda && why_no_nccl().empty() &&
+                   std::all_of(members_.begin(), members_.end(), [](const auto& m) {
+                     const Hello& hello = m.second.hello;
+                     return hello.nccl && !hello.shard &&
+                            hello.memory.value_or(MemoryKind::cuda) == MemoryKind::cuda;
+                   });
   return all ? EngineKind::nccl : EngineKind::gloo;
 }
 
@@ -316,10 +327,7 @@ void Sender::Impl::await_ready(std::uint64_t group) {
   for (auto& [peer, member] : members_) {
     if (member.rank == 0) continue;
     const auto found = ready_.find(peer);
-    if (found != ready_.end()) {
-      member.has = found->second.version;
-      member.confirmed = true;
-    }
+    if (found != ready_.end()) member.has = found->second.version;
     if (found == ready_.end())
       failed[peer] = "no answer in time";
     else if (!found->second.failure.empty())
@@ -331,25 +339,21 @@ void Sender::Impl::await_ready(std::uint64_t group) {
 
 // A version to everybody who lacks it.
 void Sender::Impl::hand_on(const Lease& lease) {
-  if (!group_is_whole()) form_group();
   VersionReport report{.version = lease.version()};
   const std::vector<PeerId> takers = offer(lease.version(), report);
   if (takers.empty()) return;
   const std::vector<Route> routes = route(lease, takers);
   announce(lease.version(), takers, routes);
   const detail::Deadline deadline(options_.deadline);
-  Commit commit{lease.version(),
-                send_buckets({*group_.engine(), subscriber_.memory(), options_.ahead}, lease,
-                             routes, deadline, report)};
-  for (const PeerId peer : takers) {
-    listener_.send(peer, to_message(commit));
-    if (const auto m = members_.find(peer); m != members_.end()) {
-      m->second.has = lease.version();
-      m->second.confirmed = false;
-    }
-  }
+  const std::vector<std::uint64_t> sums = send_buckets(
+      {*group_.engine(), subscriber_.memory(), options_.ahead}, lease, routes, deadline, report);
+  conclude(lease.version(), takers, routes, sums);
   report.receivers = static_cast<int>(takers.size());
-  report.kept = lease.layout().bucket_count() - routes.size();
+  const bool shards_only = std::all_of(takers.begin(), takers.end(), [this](PeerId peer) {
+    const auto found = members_.find(peer);
+    return found == members_.end() || found->second.shard != nullptr;
+  });
+  if (!shards_only) report.kept = lease.layout().bucket_count() - whole_buckets(routes);
   if (watch_.version) watch_.version(report);
 }
 
@@ -392,20 +396,26 @@ std::vector<PeerId> Sender::Impl::offer(std::uint64_t version, VersionReport& re
   return takers;
 }
 
-// Each bucket to those who lack its bytes: by broadcast when that is the whole group.
+// Each bucket to those who lack its bytes, by broadcast when that is the whole group; then each
+// shard's buckets to its receiver.
 std::vector<Route> Sender::Impl::route(const Lease& lease, const std::vector<PeerId>& takers) {
   std::vector<Route> routes;
   for (std::size_t b = 0; b < lease.layout().bucket_count(); ++b) {
     Route route{.bucket = b};
     for (const PeerId peer : takers) {
       const Member& member = members_.at(peer);
-      if (!member.hello.keeps || lease.written_in(b) > member.has)
-        route.ranks.push_back(member.rank);
+      if (!member.shard && member.lacks(lease, b)) route.ranks.push_back(member.rank);
     }
     if (route.ranks.empty()) continue;
     route.broadcast = static_cast<int>(route.ranks.size()) + 1 == group_.engine()->size();
     if (route.broadcast) route.ranks.clear();
     routes.push_back(std::move(route));
+  }
+  for (const PeerId peer : takers) {
+    const Member& member = members_.at(peer);
+    for (std::size_t b = 0; member.shard && b < member.shard->layout().bucket_count(); ++b)
+      if (member.lacks(lease, b))
+        routes.push_back({.bucket = b, .ranks = {member.rank}, .shard = member.shard.get()});
   }
   return routes;
 }
@@ -413,19 +423,31 @@ std::vector<Route> Sender::Impl::route(const Lease& lease, const std::vector<Pee
 void Sender::Impl::announce(std::uint64_t version, const std::vector<PeerId>& takers,
                             const std::vector<Route>& routes) {
   for (const PeerId peer : takers) {
-    const int rank = members_.at(peer).rank;
-    Transfer transfer{
-        version,
-        std::string(subscriber_.layout().bucket_count(), static_cast<char>(Carriage::kept)),
-        milliseconds(options_.deadline)};
-    for (const Route& route : routes) {
-      const bool direct =
-          std::find(route.ranks.begin(), route.ranks.end(), rank) != route.ranks.end();
-      if (route.broadcast || direct)
+    const Member& member = members_.at(peer);
+    const Layout& layout = member.shard ? member.shard->layout() : subscriber_.layout();
+    Transfer transfer{version,
+                      std::string(layout.bucket_count(), static_cast<char>(Carriage::kept)),
+                      milliseconds(options_.deadline)};
+    for (const Route& route : routes)
+      if (route.goes_to(member.rank))
         transfer.plan[route.bucket] =
             static_cast<char>(route.broadcast ? Carriage::broadcast : Carriage::direct);
-    }
     listener_.send(peer, to_message(transfer));
+  }
+}
+
+// What everybody got, and its checksums. From here on they count as having the version.
+void Sender::Impl::conclude(std::uint64_t version, const std::vector<PeerId>& takers,
+                            const std::vector<Route>& routes,
+                            const std::vector<std::uint64_t>& sums) {
+  for (const PeerId peer : takers) {
+    const auto found = members_.find(peer);
+    if (found == members_.end()) continue;
+    Commit commit{version, {}};
+    for (std::size_t n = 0; n < sums.size(); ++n)
+      if (routes[n].goes_to(found->second.rank)) commit.sums.push_back(sums[n]);
+    listener_.send(peer, to_message(commit));
+    found->second.has = version;
   }
 }
 

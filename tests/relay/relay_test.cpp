@@ -6,6 +6,7 @@
 
 #include <support/support.hpp>
 #include <tenon/relay.hpp>
+#include <tenon/update_group.hpp>
 
 namespace tenon::test {
 namespace {
@@ -18,17 +19,20 @@ using relay::SenderOptions;
 using relay::VersionReport;
 using relay::Watch;
 
+/// A port that nobody listens on: below those that the kernel gives to connections, so that none of
+/// another test takes it meanwhile.
 std::string free_address() {
-  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  ::sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  ::socklen_t size = sizeof(address);
-  if (::bind(fd, reinterpret_cast<::sockaddr*>(&address), size) != 0 ||
-      ::getsockname(fd, reinterpret_cast<::sockaddr*>(&address), &size) != 0)
-    throw SystemError(errno, "looking for a free port");
-  ::close(fd);
-  return "127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+  static std::uint16_t next = static_cast<std::uint16_t>(10000 + ::getpid() % 2000 * 10);
+  for (;;) {
+    const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ::sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(next++);
+    const bool is_free = ::bind(fd, reinterpret_cast<::sockaddr*>(&address), sizeof(address)) == 0;
+    ::close(fd);
+    if (is_free) return "127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+  }
 }
 
 /// Memory at both ends, and what is between them.
@@ -105,6 +109,7 @@ class Relays : public ::testing::TestWithParam<Way> {
     EXPECT_EQ(far_.wrong(lease), 0U);
   }
 
+  Signal updated_;
   std::string name_ = unique_name("relay");
   std::string one_ = name_ + ".one";
   std::string two_ = name_ + ".two";
@@ -166,6 +171,78 @@ TEST_P(Relays, DoNotSendBucketsThatDidNotChange) {
   EXPECT_EQ(lease.written_in(0), 1U) << "readers skip what did not change, too";
   EXPECT_EQ(lease.written_in(buckets - 1), 2U);
   EXPECT_TRUE(kept_most.wait());
+}
+
+TEST_P(Relays, SendABucketOnlyToThoseWhoLackIt) {
+  Publisher pub = trainer();
+  model_.publish(pub, 1);
+  Child send = sender(sending());
+  Child first = receiver(receiving(one_));
+  expect_version(one_, 1);
+  send.kill();  // so that the two below join in one go: one has version 1, the other nothing
+  std::vector<Source> sources = model_.sources(1);
+  for (Source& s : sources) s.unchanged = true;
+  sources.front().unchanged = false;
+  publish(pub, sources);
+  Child second = receiver(receiving(two_));
+  Child again = sender(sending(2));
+  for (const std::string& as : {one_, two_}) {
+    auto sub = Subscriber::attach(as, {.deadline = kPatience});
+    const Lease lease = sub.wait(exactly(2), kPatience);
+    EXPECT_EQ(far_.wrong(lease, 1), 0U);
+    EXPECT_EQ(lease.written_in(1), as == one_ ? 1U : 2U);
+  }
+}
+
+/// The box of a matrix of bf16, as `bytes` has it.
+std::vector<std::byte> part_of(const std::vector<std::byte>& bytes, std::uint64_t columns,
+                               std::uint64_t row, std::uint64_t rows, std::uint64_t column,
+                               std::uint64_t width) {
+  std::vector<std::byte> part;
+  for (std::uint64_t r = row; r < row + rows; ++r) {
+    const auto at = bytes.begin() + static_cast<std::ptrdiff_t>((r * columns + column) * 2);
+    part.insert(part.end(), at, at + static_cast<std::ptrdiff_t>(width * 2));
+  }
+  return part;
+}
+
+TEST_P(Relays, BringOnlyTheShardsThatAreAskedFor) {
+  Publisher pub = trainer();
+  Child send = sender(sending(3));
+  Child whole = receiver(receiving(name_ + ".whole"));
+  ReceiverOptions columns = receiving(one_);
+  columns.only = {{"layer.[01].q", Slice{1, 1, 2}}, {"head"}, {"layer.3.*"}};
+  Child first = receiver(columns);
+  ReceiverOptions box = receiving(two_);
+  const std::vector<Parameter> boxes{
+      {"layer.1.q", Dtype::bf16, {3, 7}, {}, Box{{40, 50}, {37, 11}}},
+      {"layer.0.norm", Dtype::f64, {33}},
+      {"layer.0.q", Dtype::bf16, {5, 50}, {}, Box{{40, 50}, {10, 0}}}};
+  box.layout = plan(boxes, {.bucket_bytes = 300});
+  Child second = receiver(box);
+  const std::size_t q0 = model_.layout.at("layer.0.q");
+  const std::size_t q1 = model_.layout.at("layer.1.q");
+  for (const std::uint64_t v : {1U, 2U}) {
+    model_.publish(pub, v);
+    expect_version(name_ + ".whole", v);
+    auto sub = Subscriber::attach(one_, {.deadline = kPatience});
+    Lease lease = sub.wait(exactly(v), kPatience);
+    EXPECT_EQ(lease.size(), 4U);
+    const auto bytes = [&](const char* parameter) {
+      const View view = lease[parameter];
+      return Bytes::get(GetParam().to, view.data(), view.bytes());
+    };
+    EXPECT_EQ(bytes("layer.0.q"), part_of(model_.bytes_of(q0, v), 50, 0, 40, 25, 25));
+    EXPECT_EQ(bytes("layer.1.q"), part_of(model_.bytes_of(q1, v), 50, 0, 40, 25, 25));
+    EXPECT_EQ(bytes("head"), model_.bytes_of(model_.layout.at("head"), v)) << "tied to another";
+    EXPECT_EQ(sub.layout().box(sub.layout().at("layer.1.q"))->offset,
+              (std::vector<std::uint64_t>{0, 25}));
+    auto other = Subscriber::attach(two_, {.deadline = kPatience});
+    lease = other.wait(exactly(v), kPatience);
+    EXPECT_EQ(bytes("layer.1.q"), part_of(model_.bytes_of(q1, v), 50, 37, 3, 11, 7));
+    EXPECT_EQ(bytes("layer.0.q"), part_of(model_.bytes_of(q0, v), 50, 10, 5, 0, 50));
+    EXPECT_EQ(bytes("layer.0.norm"), model_.bytes_of(model_.layout.at("layer.0.norm"), v));
+  }
 }
 
 TEST_P(Relays, GoOnWithoutAReceiverThatIsKilledAndTakeItsSuccessor) {
@@ -271,6 +348,69 @@ TEST_P(Relays, FeedStreamingPublications) {
   }
 }
 
+TEST_P(Relays, AreAnUpdateGroupToEnginesThatKnowThreeCalls) {
+  Publisher pub = trainer();
+  Child send = sender(sending(2));
+  const auto options = [&](int rank, int world) {
+    const std::size_t colon = address_.find(':');
+    return relay::UpdateGroupOptions{
+        .address = address_.substr(0, colon),
+        .port = static_cast<std::uint16_t>(std::stoi(address_.substr(colon + 1))),
+        .name = name_,
+        .rank_offset = rank,
+        .world_size = world,
+        .timeout = kPatience,
+        .receiver = {.as = name_ + "." + std::to_string(rank), .memory = Memory{GetParam().to}}};
+  };
+  const auto engine = [&](int rank) {
+    return Child([&, rank] {
+      separate_node(std::to_string(rank));
+      auto group = relay::UpdateGroup::init(options(rank, 3));
+      EXPECT_THROWS(InvalidArgument, "before an update()", (void)group.get("embed", 1));
+      EXPECT_THROWS(Mismatch, "'embed' is F32 [17, 31], and this engine expects BF16 [17, 31]",
+                    group.update({{"embed", Dtype::bf16, {17, 31}}}, kPatience));
+      EXPECT_THROWS(NoSuchParameter, "", group.update({{"x", Dtype::bf16, {1}}}, kPatience));
+      for (const std::uint64_t v : {1U, 2U}) {
+        EXPECT_EQ(group.update({{"embed", Dtype::f32, {17, 31}}, {"layer.2.q", Dtype::i64, {500}}},
+                               kPatience),
+                  v);
+        EXPECT_EQ(far_.wrong(group.version(), v), 0U);
+        const auto bytes = far_.bytes_of(far_.layout.at("layer.2.q"), v);
+        const std::vector<double> first = group.get("layer.2.q", 3);
+        EXPECT_EQ(first.size(), 3U);
+        for (std::size_t i = 0; i < first.size(); ++i) {
+          std::int64_t value;
+          std::memcpy(&value, bytes.data() + i * sizeof(value), sizeof(value));
+          EXPECT_EQ(first[i], static_cast<double>(value));
+        }
+        EXPECT_EQ(group.get("scale", 5).size(), 1U) << "no more than there are";
+        updated_.poke();
+      }
+      EXPECT_THROWS(DeadlinePassed, "", group.update(10ms));
+      return 0;
+    });
+  };
+  Child first = engine(1);
+  Child second = engine(2);
+  for (const std::uint64_t v : {1U, 2U}) {
+    model_.publish(pub, v);
+    ASSERT_TRUE(updated_.wait());
+    ASSERT_TRUE(updated_.wait());
+  }
+  EXPECT_EQ(first.wait(), 0);
+  EXPECT_EQ(second.wait(), 0);
+  EXPECT_THROWS(InvalidArgument, "rank offset 3 of 3",
+                (void)relay::UpdateGroup::init(options(3, 3)));
+  Child alone([&] {
+    separate_node("alone");
+    relay::UpdateGroupOptions many = options(1, 5);
+    many.timeout = 500ms;
+    EXPECT_THROWS(DeadlinePassed, "only 2 of 5 ranks", (void)relay::UpdateGroup::init(many));
+    return 0;
+  });
+  EXPECT_EQ(alone.wait(), 0);
+}
+
 TEST_P(Relays, ReachOneNodeThroughAnother) {
   Publisher pub = trainer();
   Child send = sender(sending());
@@ -316,6 +456,24 @@ TEST_F(RelayErrors, OfAReceiverNameWhatDoesNotFit) {
   EXPECT_THROWS(Mismatch, "hands on '" + name_ + "', not 'critic'",
                 Receiver({.from = address_, .name = "critic", .secret = secret}));
   EXPECT_THROWS(NameInUse, name_, Receiver({.from = address_, .secret = secret}));
+  const auto receive = [&](const ReceiverOptions& what) {
+    ReceiverOptions options = what;
+    options.from = address_;
+    options.as = name_ + ".part";
+    options.secret = secret;
+    Receiver{options};
+  };
+  EXPECT_THROWS(NoSuchParameter, "'layer.9.*'", receive({.only = {{"embed"}, {"layer.9.*"}}}));
+  EXPECT_THROWS(InvalidArgument, "part 0 of 3 along",
+                receive({.only = {{"embed", Slice{0, 0, 3}}}}));
+  const auto wanting = [&](const Parameter& parameter) {
+    return ReceiverOptions{.layout = plan(std::vector<Parameter>{parameter})};
+  };
+  EXPECT_THROWS(Mismatch, "not in the publication", receive(wanting({"x", Dtype::f32, {1}})));
+  EXPECT_THROWS(Mismatch, "as F16, and it is F32", receive(wanting({"embed", Dtype::f16, {1}})));
+  EXPECT_THROWS(Mismatch, "in another shape", receive(wanting({"embed", Dtype::f32, {31, 17}})));
+  EXPECT_THROWS(Mismatch, "of another shape",
+                receive(wanting({"embed", Dtype::f32, {1, 1}, {}, Box{{18, 31}, {17, 0}}})));
   EXPECT_THROWS(InvalidArgument, "", Receiver({.from = "nowhere", .secret = secret}));
   EXPECT_THROWS(DeadlinePassed, "", Receiver({.from = free_address(), .join = 50ms}));
 }
@@ -326,9 +484,8 @@ TEST_F(RelayErrors, OfASenderNameWhatDoesNotFit) {
   EXPECT_THROWS(NotFound, "", Sender(name_ + ".none", {.attach = 20ms}));
   pub.close();
   Publisher other = Publisher::create(name_, model_.layout);
-  const Sender taken(name_, {.listen = address_});
-  EXPECT_EQ(taken.address(), address_);
-  EXPECT_THROWS(System, "in use", Sender(name_, {.listen = address_}));
+  const Sender taken(name_);
+  EXPECT_THROWS(System, "in use", Sender(name_, {.listen = taken.address()}));
   EXPECT_THROWS(InvalidArgument, "secret", Sender(name_, {.listen = "0.0.0.0:0"}));
 }
 
