@@ -118,6 +118,7 @@ class TheShapes(unittest.TestCase):
             self.assertAlmostEqual(engine.send(2 * size), 2 * engine.send(size))
             once, twice = (scaling.chain(engine, n * size, 512) - scaling.fill(engine, 512) for n in (1, 2))
             self.assertAlmostEqual(twice, 2 * once)
+        self.assertAlmostEqual(FAST.send(size), size / FAST.rate + 100 * scaling.TURN_NCCL)
 
     def test_are_one_sending_where_there_is_one_receiver(self):
         size = scaling.QWEN.bytes
