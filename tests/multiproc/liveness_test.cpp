@@ -6,6 +6,7 @@
 #include <sys/mount.h>
 
 #include <algorithm>
+#include <support/namespaces.hpp>
 #include <support/support.hpp>
 
 namespace tenon::test {
@@ -61,10 +62,10 @@ bool may_mount_proc() {
                .wait();
          }).wait() == 0;
 }
-#define SKIP_WITHOUT_PID_NAMESPACES()                                       \
-  if (Child([] { return enter_pid_namespace() ? 0 : 1; }).wait() != 0) {    \
-    GTEST_SKIP() << "a pid namespace may not be made here (CAP_SYS_ADMIN)"; \
-  }                                                                         \
+#define SKIP_WITHOUT_PID_NAMESPACES()                                                    \
+  if (Child([] { return enter_pid_namespace() ? 0 : 1; }).wait() != 0) {                 \
+    SKIP_FOR_WANT_OF_NAMESPACES("a pid namespace may not be made here (CAP_SYS_ADMIN)"); \
+  }                                                                                      \
   static_assert(true, "a semicolon follows")
 
 TEST_P(Liveness, StoppedPublisherIsSlowNotDead) {
