@@ -77,7 +77,9 @@ class Subscriber {
   /// returns it once every copy has been made. Works in every mode, and is the only way when
   /// streaming: there the place stays joined between loads and stalls the publisher unless it loads
   /// again soon (or pauses). On an error plan.state() tells whether the destination is still whole;
-  /// when copies are under way then, it comes up to 2 s later, behind them.
+  /// when copies are under way then, it comes up to 2 s later, behind them. When not even their end
+  /// could be enqueued, what they read stays held until the process ends, and every later load() of
+  /// this subscriber throws Error(Cuda) at once: attach again.
   /// GPU memory is copied in the order of `stream` (default: one of Tenon's own, which waits for no
   /// other), which is one of the device that was current when this process first attached.
   std::uint64_t load(LoadPlan& plan, Stream stream, Duration timeout,
