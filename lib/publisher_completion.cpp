@@ -126,7 +126,7 @@ bool Publisher::Impl::close(format::ClosedReason reason) noexcept {
 void Publisher::Impl::free_slots(const detail::Deadline& deadline) noexcept {
   const std::function<void()> no_check;
   in_use_ = true;
-  const auto keep = [this](std::string_view because) {
+  const auto say_kept = [this](std::string_view because) {
     detail::report({"closing '", name_, "': ", std::to_string(slot_bytes_ >> 20U),
                     " MiB of GPU memory stay allocated until this process ends, because of ",
                     because});
@@ -135,14 +135,15 @@ void Publisher::Impl::free_slots(const detail::Deadline& deadline) noexcept {
     const bool broken = gather_->broken() != nullptr;
     if (!broken && !log_->wait_for_finished(enqueued_, {deadline, no_check})) {
       detail::keep_for_ever(std::move(gather_));
-      keep("its own copies, behind work that is still running");
-    } else if (!log_->wait_for_detached(deadline)) {
-      keep(log_->attached());
+      say_kept("its own copies, behind work that is still running");
     } else {
-      in_use_ = false;
+      const bool detached = log_->wait_for_detached(deadline);
+      const std::string who = detached ? "" : log_->attached();
+      in_use_ = !who.empty();  // the last of them may have gone in this moment
+      if (in_use_) say_kept(who);
     }
   } catch (const std::exception& e) {
-    keep(e.what());
+    say_kept(e.what());
   }
   if (in_use_) slots_->keep_for_ever();
   slots_.reset();

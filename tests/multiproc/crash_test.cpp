@@ -25,7 +25,7 @@ enum class Victim {
   reader,     ///< attaches, waits, holds, releases, loads, detaches
   refused,    ///< a reader whose pin comes too late
   releaser,   ///< a reader that releases behind what it has enqueued on two streams
-  broken,     ///< a releaser whose CUDA context breaks
+  broken,     ///< the same, or a reader that loads, whose CUDA context breaks
   cleaner,    ///< runs gc()
   heir,       ///< creates a publication under a dead one's name
 };
@@ -154,7 +154,8 @@ Cases ways_to(CrashPoint p) {
     case CrashPoint::fail_cursor:
     case CrashPoint::fail_state:
     case CrashPoint::fail_woken:
-      return both(once(Victim::broken), once(Victim::broken, Mode::double_buffered));
+      return {by(Victim::broken, Mode::in_place, 1), by(Victim::broken, Mode::double_buffered, 1),
+              by(Victim::broken, Mode::streaming, 1)};
     case CrashPoint::load_bucket:
       return always(Victim::reader);
     case CrashPoint::join_gate:
@@ -169,8 +170,8 @@ Cases ways_to(CrashPoint p) {
   return {};
 }
 
-/// Host memory alone has slots in /dev/shm, and is good for reading whatever a GPU does. Streams
-/// take a CUDA runtime.
+/// Host memory alone has slots in /dev/shm, and is good for reading and loading whatever a GPU
+/// does. Streams take a CUDA runtime.
 bool exists(const Case& c) {
   const CrashPoint p = c.point;
   const bool of_slot_objects = p == CrashPoint::create_slot_object || p == CrashPoint::clean_slot ||
@@ -178,7 +179,8 @@ bool exists(const Case& c) {
 #if !TENON_TEST_SIM
   if (c.victim == Victim::releaser || c.victim == Victim::broken) return false;
 #endif
-  return c.kind == MemoryKind::host ? p != CrashPoint::fail_state : !of_slot_objects;
+  if (c.kind != MemoryKind::host) return !of_slot_objects;
+  return p != CrashPoint::fail_state && !(c.victim == Victim::broken && c.mode == Mode::streaming);
 }
 
 Cases all_cases() {
@@ -274,7 +276,8 @@ class Crash : public ::testing::TestWithParam<Case> {
         return live_as_refused();
       case Victim::releaser:
       case Victim::broken:
-        return live_on_streams(victim == Victim::broken);
+        return mode_ == Mode::streaming ? live_as_broken_loader()
+                                        : live_on_streams(victim == Victim::broken);
       case Victim::cleaner:
         (void)gc(false);
         return 0;
@@ -367,6 +370,21 @@ class Crash : public ::testing::TestWithParam<Case> {
     // Finds a broken context; where the memory is the host's it goes on to its deadline.
     if (breaks) (void)thrown([&] { (void)sub->wait(newer_than(1'000'000), 250ms); });
     sub.reset();  // waits for the last host function
+    return 0;
+#else
+    return 1;
+#endif
+  }
+
+  int live_as_broken_loader() {
+#if TENON_TEST_SIM
+    auto sub = Subscriber::attach(name_, {.deadline = kPatience, .spin = 0ns});
+    const Model model(kind_);
+    Destination into(model);
+    sub.load(into.plan, kPatience);
+    cudaStream_t stream = make_stream();
+    (void)sim::launch(stream, [] { sim::break_context(); });
+    (void)thrown([&] { sub.load(into.plan, Stream(stream), kPatience); });
     return 0;
 #else
     return 1;

@@ -219,7 +219,7 @@ MUTANTS = [
     Mutant("opened_size_unchecked", "6 untrusted input", "include/tenon/cuda.hpp",
            "check_field(bytes >= slot.mapped_bytes,", "check_field(bytes > 0,", "cuda_faults_test", "*OpensTooLittle*"),
     Mutant("freed_under_a_reader", "8 no use after free", "lib/publisher_completion.cpp",
-           "else if (!log_->wait_for_detached(deadline))", "else if (false)", "cuda_faults_test", "*ClosingKeeps*:*ClosingWaits*"),
+           "const bool detached = log_->wait_for_detached(deadline);", "const bool detached = true;", "cuda_faults_test", "*ClosingKeeps*:*ClosingWaits*"),
     Mutant("device_by_ordinal", "9 device identity", "include/tenon/cuda.hpp",
            "const int theirs = per_process<Devices>().find(facts.device_uuid);", "const int theirs = 0;",
            "cuda_faults_test", "*MatchedByUuid*"),
