@@ -6,7 +6,7 @@
 //   TENON_CRASH_AT=publish_record:3
 //
 // makes a process SIGKILL itself as it passes that point for the third time (without a number: the
-// first). A new step gets a name here, and then tests/multiproc/crash_test.cpp does not compile
+// first). A new step gets a name here, and then tests/multiproc/crash_cases.hpp does not compile
 // before it has a test.
 #pragma once
 
