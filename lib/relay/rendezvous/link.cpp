@@ -51,7 +51,7 @@ void IoThread::run() noexcept {
     try {
       io.run();
     } catch (const std::exception& error) {  // of a watcher; links catch what is theirs
-      detail::report(std::string("the rendezvous of relays: ") + error.what());
+      detail::report({"the rendezvous of relays: ", error.what()});
     }
   }
 }
