@@ -8,7 +8,7 @@
 //   relay    a version to another node, against Gloo's own broadcast (with TENON_RELAY)
 //   reduce   replicas averaged by reduce-scatter, against all-reduce (with TENON_RELAY)
 //
-// With --memory cuda, gather, handoff and handles are about GPU memory.
+// With --memory cuda, gather, handoff, handles and relay are about GPU memory.
 //
 // Exit code: 0, or 1 when a byte that was handed over was wrong or a scenario failed, 2 for bad
 // usage, 130 when interrupted. Whether a target was met is printed, and is no exit code: speed
@@ -49,7 +49,7 @@ constexpr Scenario kScenarios[] = {
     {"handoff", run_handoff, run_gpu_handoff},
     {"handles", nullptr, run_gpu_handles},
 #ifdef TENON_BENCH_RELAY
-    {"relay", run_relay, nullptr},
+    {"relay", run_relay, run_gpu_relay},
     {"reduce", run_reduce, nullptr},
 #endif
 };

@@ -50,5 +50,6 @@ nlohmann::json describe_gpu(const Options& options);
 nlohmann::json run_gpu_gather(const Options& options);
 nlohmann::json run_gpu_handoff(const Options& options);
 nlohmann::json run_gpu_handles(const Options& options);
+nlohmann::json run_gpu_relay(const Options& options);  // with TENON_RELAY
 
 }  // namespace tenon::bench

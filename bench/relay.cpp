@@ -44,6 +44,9 @@ nlohmann::json run_relay(const Options& options) {
     measure_throughput(options, rate, report);
     measure_crash(options, rate, report);
   }
+  for (const char* row : {"R11 NCCL broadcast per bucket",
+                          "R11a NCCL broadcast per parameter, sampled", "R7 gather and adopt"})
+    report.skip(row, "it is about GPU memory: --memory cuda");
   return std::move(report).json();
 }
 

@@ -11,9 +11,10 @@
 #include <sys/types.h>
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <csignal>
-#include <cstring>
+#include <functional>
 #include <string>
 #include <tenon/publisher.hpp>
 #include <tenon/subscriber.hpp>
@@ -32,7 +33,7 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr std::size_t kMostRounds = 5;
-constexpr Duration kDeadline = 5s;
+constexpr Duration kDeadline = 5s, kQuickDeadline = 1s;
 constexpr unsigned kTrainer = 0, kSurvivor = 1, kVictim = 2;  // publications
 
 enum Loss : std::size_t { killed, stopped, loss_count };
@@ -68,16 +69,11 @@ class Crash {
     const auto check = [&] { family.check(); };
     board_->victim_go.set(1);
     board_->relay.group.await(1, {}, check);
-    Duration half = 0s;
+    take_round(publisher, nullptr, check, warm_up_);
     for (std::size_t n = 0; n < victims_.size(); ++n) {
-      // The first round's time says when half of a version is on the wire.
-      for (int once = n == 0 ? 0 : 1; once < 2; ++once) {
-        take_round(publisher, half, nullptr, check, once == 0 ? warm_up_ : undisturbed_);
-        const Samples& known = once == 0 ? warm_up_.version : undisturbed_.version;
-        half = std::chrono::microseconds(static_cast<std::int64_t>(known.p50() / 2));
-      }
+      take_round(publisher, nullptr, check, undisturbed_);
       take_round(
-          publisher, half, [&] { lose(n, family); }, check, disturbed_[n % loss_count]);
+          publisher, [&] { lose(n, family); }, check, disturbed_[n % loss_count]);
       family.kill(victims_[n]);
       if (n + 1 == victims_.size()) break;
       board_->victim_go.set(n + 2);
@@ -94,10 +90,12 @@ class Crash {
     Samples version, publish;
   };
 
+  [[nodiscard]] Duration deadline() const { return options_.quick ? kQuickDeadline : kDeadline; }
+
   void start(Family& family) {
     const std::string name = options_.publication(kTrainer);
     RelayBoard& relay = board_->relay;
-    family.fork([&] { send_from(network_, name, {.expect = 2, .deadline = kDeadline}, relay); });
+    family.fork([&] { send_from(network_, name, {.expect = 2, .deadline = deadline()}, relay); });
     family.fork([&] {
       receive_on(network_, 1, {.name = name, .as = options_.publication(kSurvivor)}, relay,
                  board_->survivor);
@@ -114,15 +112,15 @@ class Crash {
   }
 
   template <class Check>
-  void take_round(Publisher& publisher, Duration half, const std::function<void()>& halfway,
-                  const Check& check, Times& times) {
+  void take_round(Publisher& publisher, const std::function<void()>& halfway, const Check& check,
+                  Times& times) {
     payload_.stamp(publisher.version() + 1);
     board_->wanted = publisher.version() + 1;
     board_->turn.set(++turn_);
     const std::uint64_t from = monotonic_ns();
     publisher.publish(payload_.sources());
     payload_.stamp(publisher.version() + 1);
-    std::this_thread::sleep_for(half);
+    std::this_thread::sleep_for(half());
     if (halfway) halfway();
     const std::uint64_t second = monotonic_ns();
     publisher.publish(payload_.sources());
@@ -130,6 +128,13 @@ class Crash {
     board_->usable.await(turn_, {}, check);
     times.version.add_ns(from, board_->usable_at);
     board_->done.await(turn_, {}, check);
+  }
+
+  // Of the time that a version takes, as far as that is known.
+  [[nodiscard]] Duration half() const {
+    const Samples& known =
+        undisturbed_.version.size() > 0 ? undisturbed_.version : warm_up_.version;
+    return std::chrono::microseconds(static_cast<std::int64_t>(known.p50() / 2));
   }
 
   void lose(std::size_t n, Family& family) {
@@ -170,7 +175,7 @@ class Crash {
       report_.add(row);
     };
     add("undisturbed", undisturbed_, board_->wrong);
-    const double allowed_s = std::chrono::duration<double>(kDeadline).count() + 1;
+    const double allowed_s = std::chrono::duration<double>(deadline()).count() + 1;
     for (std::size_t loss = 0; loss < loss_count; ++loss) {
       add(kLosses[loss], disturbed_[loss], 0);
       const double cost = disturbed_[loss].version.at(1) - undisturbed_.version.p50();
