@@ -1,11 +1,9 @@
 // Whole relays between processes: the test is the trainer and the engines, its children are senders
 // and receivers.
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-
 #include <support/support.hpp>
 #include <tenon/relay.hpp>
+
+#include "free_address.hpp"
 
 namespace tenon::test {
 namespace {
@@ -17,19 +15,6 @@ using relay::Sender;
 using relay::SenderOptions;
 using relay::VersionReport;
 using relay::Watch;
-
-std::string free_address() {
-  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  ::sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  ::socklen_t size = sizeof(address);
-  if (::bind(fd, reinterpret_cast<::sockaddr*>(&address), size) != 0 ||
-      ::getsockname(fd, reinterpret_cast<::sockaddr*>(&address), &size) != 0)
-    throw SystemError(errno, "looking for a free port");
-  ::close(fd);
-  return "127.0.0.1:" + std::to_string(ntohs(address.sin_port));
-}
 
 /// Memory at both ends, and what is between them.
 struct Way {
