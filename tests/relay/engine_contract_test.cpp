@@ -63,6 +63,22 @@ TEST_P(EngineContract, BroadcastBringsTheRootsBytesToAll) {
   });
 }
 
+TEST_P(EngineContract, ReduceScatterMayWriteIntoItsOwnPart) {
+  for_all_sizes([](Engine& engine) {
+    const std::size_t parts = static_cast<std::size_t>(engine.size());
+    const auto mine = static_cast<std::size_t>(engine.rank());
+    for (const std::size_t elements : {std::size_t{1}, std::size_t{1021}, std::size_t{2} << 20U}) {
+      const Bytes data = bytes(parts * elements, std::byte{3});
+      engine.reduce_scatter(data.data(), data.data() + mine * elements, elements, Dtype::u8,
+                            relay::ReduceOp::sum, soon());
+      const std::vector<std::byte> result = data.download();
+      const auto sum = static_cast<std::byte>(3 * parts);
+      for (std::size_t i = 0; i < elements; ++i)
+        ASSERT_EQ(result[mine * elements + i], sum) << i << " of " << elements;
+    }
+  });
+}
+
 INSTANTIATE_TEST_SUITE_P(Of, EngineContract, ::testing::ValuesIn(engine_rows()),
                          [](const auto& row) { return std::string(row.param.name); });
 
