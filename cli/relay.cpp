@@ -9,6 +9,7 @@
 #include <tenon/name.hpp>
 #include <tenon/relay.hpp>
 #include <thread>
+#include <utility>
 
 #include "commands.hpp"
 #include "memory.hpp"
@@ -31,6 +32,7 @@ struct Output {
 struct SendOptions {
   std::string name;
   relay::SenderOptions relay;
+  std::string join;  ///< the primary sender's address; empty: this is it
   std::string secret_file;
   Output output;
 };
@@ -130,19 +132,38 @@ relay::Watch watch_for(const Output& output, const char* did, const std::string&
   return watch;
 }
 
-// One sender after the other: a trainer that starts again is another publication.
+// Makes and runs a sender or replica.
+void send_once(SendOptions& options, bool& first) {
+  const auto started = [&](const char* event, const char* key, const std::string& address) {
+    if (std::exchange(first, false)) tell_start(options.output, event, options.name, key, address);
+  };
+  const relay::Watch watch = watch_for(options.output, "sent", options.name);
+  if (options.join.empty()) {
+    relay::Sender sender(options.name, options.relay);
+    options.relay.listen = sender.address();  // receivers find its successor there
+    started("listening", "address", sender.address());
+    const StopOnSignal stop(sender);
+    return sender.run(watch);
+  }
+  relay::Replica replica(options.name, {.from = options.join,
+                                        .op = *options.relay.reduce,
+                                        .secret = options.relay.secret,
+                                        .attach = options.relay.attach,
+                                        .owner = options.relay.owner,
+                                        .join = options.relay.attach});
+  started("joined", "from", options.join);
+  const StopOnSignal stop(replica);
+  replica.run(watch);
+}
+
+// One after the other: a trainer that starts again is another publication.
 void send_until_signal(SendOptions& options) {
   bool first = true;
   const detail::Deadline appear(options.relay.attach);
   options.relay.attach = std::min<Duration>(options.relay.attach, kLook);
   while (!was_signalled()) {
     try {
-      relay::Sender sender(options.name, options.relay);
-      options.relay.listen = sender.address();  // receivers find its successor there
-      if (first) tell_start(options.output, "listening", options.name, "address", sender.address());
-      first = false;
-      const StopOnSignal stop(sender);
-      sender.run(watch_for(options.output, "sent", options.name));
+      send_once(options, first);
     } catch (const Error& error) {
       const bool ended = error.code() == Errc::PublisherGone || error.code() == Errc::Closed;
       const bool absent = error.code() == Errc::NotFound || error.code() == Errc::DeadlinePassed;
@@ -207,6 +228,32 @@ void add_output(CLI::App& command, Output& output, std::string& secret_file) {
   command.add_flag("--quiet", output.quiet, "No notes on standard error");
 }
 
+void add_replicas(CLI::App& command, SendOptions& options) {
+  CLI::Option* reduce =
+      command
+          .add_option_function<std::string>(
+              "--reduce",
+              [&options](const std::string& text) {
+                options.relay.reduce = text == "sum" ? relay::ReduceOp::sum : relay::ReduceOp::mean;
+              },
+              "The publication is one of several partial results: receivers get their mean or sum")
+          ->type_name("OP")
+          ->check(CLI::IsMember({"mean", "sum"}));
+  CLI::Option* replicas = command
+                              .add_option("--replicas", options.relay.replicas,
+                                          "How many, with this one; the others join it")
+                              ->type_name("R")
+                              ->check(CLI::Range(2U, 64U))
+                              ->needs(reduce);
+  command.add_option("--join", options.join, "Reduce together with the sender that listens there")
+      ->type_name("HOST:PORT")
+      ->needs(reduce)
+      ->excludes(replicas)
+      ->excludes(command.get_option("--listen"))
+      ->excludes(command.get_option("--expect"))
+      ->excludes(command.get_option("--engine"));
+}
+
 void add_send(CLI::App& parent, Run& run) {
   CLI::App* command = parent.add_subcommand("send", "Hand a publication on to receivers");
   auto options = std::make_shared<SendOptions>();
@@ -233,13 +280,18 @@ void add_send(CLI::App& parent, Run& run) {
       ->default_str("auto");
   add_duration(*command, "--deadline", options->relay.deadline,
                "For receivers to make room for a version, and again for its bytes");
+  add_replicas(*command, *options);
   add_duration(*command, "--timeout", options->relay.attach, "For the publication to appear");
   add_owner(*command, options->relay.owner);
   add_output(*command, options->output, options->secret_file);
   command->footer(
       "Stays until SIGINT or SIGTERM, also while the trainer starts again. The weights travel\n"
       "neither encrypted nor authenticated: see SECURITY.md.\n\n"
-      "Example:\n  tenon relay send policy --listen 10.0.0.1:4711 --secret-file secret");
+      "Examples:\n"
+      "  tenon relay send policy --listen 10.0.0.1:4711 --secret-file secret\n"
+      "  tenon relay send policy --listen 10.0.0.1:4711 --secret-file secret --reduce mean "
+      "--replicas 2\n"
+      "  tenon relay send policy --join 10.0.0.1:4711 --secret-file secret --reduce mean");
   command->callback([options, &run] { run = [options] { return send(*options); }; });
 }
 

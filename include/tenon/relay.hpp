@@ -26,6 +26,12 @@ namespace tenon::relay {
 /// Gloo; GPU memory then goes through host memory at both ends.
 enum class EngineKind : std::uint8_t { automatic, gloo, nccl };
 [[nodiscard]] const char* name_of(EngineKind kind) noexcept;
+/// How the partial results of several trainers become one. `mean` is the sum divided by their
+/// number. Gloo sums 16- and 8-bit floats in f32 and rounds once, and cuts the mean of integers off
+/// towards zero. NCCL may round after each rank that it adds, divides floats before it adds, and
+/// takes no 8-bit floats nor 16-bit integers here.
+enum class ReduceOp : std::uint8_t { sum, mean };
+[[nodiscard]] const char* name_of(ReduceOp op) noexcept;
 /// Reads a shared secret: the file's bytes without the line end. It may be nobody else's to read.
 /// Throws Error(InvalidArgument): too short, or open to others; SystemError.
 [[nodiscard]] std::string read_secret(const std::string& file);
@@ -71,13 +77,19 @@ struct SenderOptions {
   std::uint32_t ahead = 2;  ///< buckets prepared while one is on the wire; 0: one after the other
   Duration attach = std::chrono::seconds(10);  ///< for the publication to appear
   std::optional<Uid> owner{};                  ///< whose publication; default: this process's user
+  /// The publication holds partial results, as those of the Replicas that join: receivers get them
+  /// reduced. Over host memory. Every version goes out whole.
+  std::optional<ReduceOp> reduce{};
+  std::uint32_t replicas = 1;  ///< that are reduced, this sender's own counted; then 2 to 64
 };
 
 /// Hands a publication of this node on to receivers.
 ///
-/// Errors:   constructor: those of Subscriber::attach; InvalidArgument, System (the address).
-///           run(): PublisherGone, Closed when the publication ends: what comes next under its name
-///           is another instance, for another Sender. A receiver's end is never an error.
+/// Errors:   constructor: those of Subscriber::attach; InvalidArgument (the address, a dtype that
+///           cannot be reduced), System (the address). run(): PublisherGone, Closed when the
+///           publication ends: what comes next under its name is another instance, for another
+///           Sender. A receiver's end is never an error, nor a replica's: versions wait for its
+///           return.
 /// Threads:  one; address() and stop() any.
 /// Lifetime: the destructor tells the receivers that it leaves.
 class Sender {
@@ -88,6 +100,42 @@ class Sender {
   Sender& operator=(const Sender&) = delete;
 
   [[nodiscard]] std::string address() const;  ///< HOST:PORT, with the port taken
+  /// Returns when `watch.stop` or stop() says so.
+  void run(const Watch& watch = {});
+  void stop() noexcept;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+struct ReplicaOptions {
+  std::string from{};            ///< the HOST:PORT of the sender that it joins
+  ReduceOp op = ReduceOp::mean;  ///< as the sender's
+  std::string secret{};
+  Duration attach = std::chrono::seconds(10);  ///< for the publication to appear
+  std::optional<Uid> owner{};                  ///< whose publication; default: this process's user
+  Duration join = std::chrono::seconds(10);    ///< for the sender to be there, the first time
+  Duration rejoin = Duration::max();           ///< for a lost sender to come back
+  std::uint32_t ahead = 2;                     ///< as SenderOptions::ahead
+};
+
+/// Adds a publication of this node, of another trainer with the same layout and the same version
+/// numbers, to what a sender with SenderOptions::reduce hands on.
+///
+/// Errors:   constructor: those of Subscriber::attach; InvalidArgument, DeadlinePassed (nobody
+///           there), WrongSecret, WrongVersion; Mismatch: of layouts or operations, both are named.
+///           run(): PublisherGone, Closed when the publication ends, as of Sender; PeerGone when
+///           the sender stays away for `rejoin`; Mismatch when it comes back with another layout.
+/// Threads:  one; stop() any.
+/// Lifetime: the destructor tells the sender that it leaves.
+class Replica {
+ public:
+  explicit Replica(std::string_view name, const ReplicaOptions& options);
+  ~Replica();
+  Replica(const Replica&) = delete;
+  Replica& operator=(const Replica&) = delete;
+
   /// Returns when `watch.stop` or stop() says so.
   void run(const Watch& watch = {});
   void stop() noexcept;

@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <tenon/detail/wait.hpp>
+#include <tenon/relay.hpp>
 #include <tenon/types.hpp>
 
 namespace tenon::relay {
@@ -35,11 +36,6 @@ struct Membership {
   std::string address = "127.0.0.1";  ///< of this node, where the other ranks reach it; Gloo
   Store* store = nullptr;             ///< outlives the engine's making, not the engine
 };
-
-/// How several ranks' elements become one. `mean` is the sum divided by the group's size. Gloo sums
-/// 16- and 8-bit floats in f32 and rounds once. NCCL may round after each rank that it adds,
-/// divides floats before it adds, and takes no 8-bit floats nor 16-bit integers here.
-enum class ReduceOp : std::uint8_t { sum, mean };
 
 /// A connected group.
 ///
@@ -70,7 +66,8 @@ class Engine {
   /// `output` (size() x `bytes`) becomes every rank's `input` in order of rank.
   virtual void all_gather(const std::byte* input, std::byte* output, std::size_t bytes,
                           const detail::Deadline& deadline) = 0;
-  /// `input` holds size() parts of `elements`; `output` becomes this rank's part, reduced.
+  /// `input` holds size() parts of `elements`; `output` becomes this rank's part, reduced. It may
+  /// be where that part is in `input`.
   virtual void reduce_scatter(const std::byte* input, std::byte* output, std::size_t elements,
                               Dtype dtype, ReduceOp op, const detail::Deadline& deadline) = 0;
   /// `data` of every rank becomes all ranks' elements, reduced; the same bytes everywhere.

@@ -13,14 +13,21 @@
 
 namespace tenon::relay {
 
+/// What connects a group.
+struct Engines {
+  std::unique_ptr<Engine> all;
+  std::unique_ptr<Engine>
+      senders{};  ///< the first ranks alone; null elsewhere, and where one sends
+};
+
 /// Errors:   join() throws Error(Aborted) when the group was broken off meanwhile.
 /// Threads:  join(), leave() and engine() are the working thread's; the rest any thread's.
 class Group {
  public:
-  using Make = std::function<std::unique_ptr<Engine>(Store&)>;
+  using Make = std::function<Engines(Store&)>;
 
-  /// Connects group `group` of `members` (the sender's view; a receiver names none). The engine
-  /// stays this object's.
+  /// Connects group `group` of `members` (the sender's view; a receiver names none). The engines
+  /// stay this object's.
   void join(std::uint64_t group, const std::vector<PeerId>& members,
             std::shared_ptr<GroupStore> store, const Make& make) {
     leave();
@@ -33,21 +40,28 @@ class Group {
         if (lost_.count(member) > 0) broken_before_ = group + 1;
       check_locked();
     }
-    auto engine = make(*store);
+    Engines engines = make(*store);
     const std::lock_guard lock(mutex_);
     store_.reset();
     check_locked();
-    engine_ = std::move(engine);
+    engines_ = std::move(engines);
+  }
+  /// The first operation of each engine, by all members.
+  void warm_up(const detail::Deadline& deadline) {
+    engines_.all->warm_up(deadline);
+    if (engines_.senders) engines_.senders->warm_up(deadline);
   }
   void leave() noexcept {
-    std::unique_ptr<Engine> engine;  // its end may take a while, and is nobody's to wait for
+    Engines engines;  // their end may take a while, and is nobody's to wait for
     const std::lock_guard lock(mutex_);
-    engine.swap(engine_);
+    std::swap(engines, engines_);
     store_.reset();
     members_.clear();
   }
   /// Null outside a group.
-  [[nodiscard]] Engine* engine() const noexcept { return engine_.get(); }
+  [[nodiscard]] Engine* engine() const noexcept { return engines_.all.get(); }
+  /// Of the senders among themselves.
+  [[nodiscard]] Engine* senders() const noexcept { return engines_.senders.get(); }
 
   /// Forgets what was broken off: another sender counts its groups anew.
   void reset() noexcept {
@@ -91,7 +105,8 @@ class Group {
   }
   void break_off() noexcept {
     if (store_) store_->cancel();
-    if (engine_) engine_->abort();
+    if (engines_.all) engines_.all->abort();
+    if (engines_.senders) engines_.senders->abort();
   }
 
   mutable std::mutex mutex_;
@@ -100,7 +115,7 @@ class Group {
   std::set<PeerId> members_;
   std::set<PeerId> lost_;
   std::shared_ptr<GroupStore> store_;  ///< while connecting
-  std::unique_ptr<Engine> engine_;     ///< afterwards
+  Engines engines_;                    ///< afterwards
 };
 
 }  // namespace tenon::relay

@@ -6,6 +6,7 @@
 #include <boost/asio/use_future.hpp>
 #include <deque>
 #include <future>
+#include <relay/shares.hpp>
 #include <relay/staging.hpp>
 #include <relay/timing.hpp>
 #include <tenon/checksum.hpp>
@@ -22,10 +23,14 @@ std::vector<std::uint64_t> receive_buckets(const Incoming& how, Publisher::Updat
   for (std::size_t b = 0; how.slots != wire && b < layout.bucket_count(); ++b)
     room = std::max(room, layout.bucket_bytes(b));
   const Staging staging(room, how.ahead + 1U);
-  const auto place = [&](std::byte* slot, const std::byte* came, std::uint64_t bytes) {
+  const auto place = [&](std::byte* slot, const std::byte* came, std::size_t bucket) {
     const Timed timed(report.prepare);
-    const std::uint64_t sum = wire == MemoryKind::host ? checksum(came, bytes) : 0;
-    if (staging.used()) copy_and_wait(how.slots, slot, came, bytes, deadline.left());
+    std::uint64_t sum = 0;
+    for (const Share& s : shares_of(layout, bucket, how.senders)) {
+      if (wire == MemoryKind::host) sum = add_share(sum, checksum(came + s.offset, s.bytes));
+      if (staging.used())
+        copy_and_wait(how.slots, slot + s.offset, came + s.offset, s.bytes, deadline.left());
+    }
     return sum;
   };
   struct Placing {
@@ -52,20 +57,19 @@ std::vector<std::uint64_t> receive_buckets(const Incoming& how, Publisher::Updat
     while (behind.size() > how.ahead) finish_oldest();  // frees the room for this one
     std::byte* slot = update.open(b);
     std::byte* to = staging.used() ? staging.room(came) : slot;
-    const std::uint64_t bytes = layout.bucket_bytes(b);
-    {
+    for (const Share& share : shares_of(layout, b, how.senders)) {
       const Timed on_the_wire(report.wire);
       if (plan[b] == static_cast<char>(Carriage::broadcast))
-        how.engine.broadcast(to, bytes, 0, deadline);
+        how.engine.broadcast(to + share.offset, share.bytes, share.sender, deadline);
       else
-        how.engine.receive(to, bytes, 0, deadline);
+        how.engine.receive(to + share.offset, share.bytes, share.sender, deadline);
     }
     behind.push_back({b, boost::asio::post(worker, boost::asio::use_future([=, &place] {
-                                             return place(slot, to, bytes);
+                                             return place(slot, to, b);
                                            }))});
     ++came;
     ++report.buckets;
-    report.bytes += bytes;
+    report.bytes += layout.bucket_bytes(b);
   }
   while (!behind.empty()) finish_oldest();
   return sums;

@@ -15,6 +15,7 @@ struct Incoming {
   Engine& engine;
   MemoryKind slots;  ///< the memory of the publication
   std::uint32_t ahead;
+  int senders = 1;  ///< that each bucket comes from
 };
 
 /// Receives, or keeps, every bucket as `plan` says, and adds to `report`. Returns the checksum of

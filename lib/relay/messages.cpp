@@ -66,6 +66,13 @@ class Fields {
     if (text("memory") == "same") return std::nullopt;
     return memory();
   }
+  [[nodiscard]] std::optional<ReduceOp> reduce() const {
+    const std::string text = this->text("reduce");
+    if (text == "no") return std::nullopt;
+    for (const ReduceOp op : {ReduceOp::sum, ReduceOp::mean})
+      if (text == name_of(op)) return op;
+    fail("reduce", "'" + text + "'");
+  }
   [[nodiscard]] EngineKind engine() const {
     const std::string text = this->text("engine");
     for (const EngineKind kind : {EngineKind::gloo, EngineKind::nccl})
@@ -109,6 +116,8 @@ const char* name_of(EngineKind kind) noexcept {
   return "unknown";
 }
 
+const char* name_of(ReduceOp op) noexcept { return op == ReduceOp::mean ? "mean" : "sum"; }
+
 Message to_message(const Hello& m) {
   return make(m.kType, {{"library", m.library},
                         {"host", printable(m.host)},
@@ -117,7 +126,9 @@ Message to_message(const Hello& m) {
                         {"nccl", m.nccl},
                         {"asks", m.asks},
                         {"shard", m.shard},
-                        {"keeps", m.keeps}});
+                        {"keeps", m.keeps},
+                        {"reduce", m.reduce ? name_of(*m.reduce) : "no"},
+                        {"layout_hash", m.layout_hash}});
 }
 Message to_message(const Welcome& m, const Layout& layout) {
   Message message = make(m.kType, {{"library", m.library},
@@ -125,7 +136,8 @@ Message to_message(const Welcome& m, const Layout& layout) {
                                    {"instance", m.instance},
                                    {"boot_id", m.boot_id},
                                    {"memory", tenon::name_of(m.memory)},
-                                   {"layout_hash", m.layout_hash}});
+                                   {"layout_hash", m.layout_hash},
+                                   {"reduce", m.reduce ? name_of(*m.reduce) : "no"}});
   return with_layout(std::move(message), layout);
 }
 Message to_message(const Want& m, const Layout& layout) {
@@ -135,6 +147,7 @@ Message to_message(const FormGroup& m) {
   return make(m.kType, {{"group", m.group},
                         {"rank", static_cast<unsigned>(m.rank)},
                         {"size", static_cast<unsigned>(m.size)},
+                        {"senders", static_cast<unsigned>(m.senders)},
                         {"engine", name_of(m.engine)},
                         {"deadline_ms", m.deadline_ms}});
 }
@@ -150,6 +163,11 @@ Message to_message(const Answer& m) {
 }
 Message to_message(const Transfer& m) {
   return make(m.kType, {{"version", m.version}, {"plan", m.plan}, {"deadline_ms", m.deadline_ms}});
+}
+Message to_message(const Reduce& m) {
+  std::vector<unsigned> takers(m.takers.begin(), m.takers.end());
+  return make(m.kType,
+              {{"version", m.version}, {"takers", takers}, {"deadline_ms", m.deadline_ms}});
 }
 Message to_message(const Commit& m) {
   return make(m.kType, {{"version", m.version}, {"sums", m.sums}});
@@ -170,23 +188,35 @@ Layout read_layout(const Message& message) {
 template <>
 Hello read<Hello>(const Message& message) {
   const Fields f(message, Hello::kType);
-  return {f.text("library"),  f.text("host"), f.number("pid", 0, ~std::uint64_t{0}),
-          f.memory_or_same(), f.flag("nccl"), f.flag("asks"),
-          f.flag("shard"),    f.flag("keeps")};
+  return {f.text("library"),
+          f.text("host"),
+          f.number("pid", 0, ~std::uint64_t{0}),
+          f.memory_or_same(),
+          f.flag("nccl"),
+          f.flag("asks"),
+          f.flag("shard"),
+          f.flag("keeps"),
+          f.reduce(),
+          f.number("layout_hash", 0, ~std::uint64_t{0})};
 }
 template <>
 Welcome read<Welcome>(const Message& message) {
   const Fields f(message, Welcome::kType);
   return {f.text("library"),  f.text("publication"),
           f.text("instance"), f.text("boot_id"),
-          f.memory(),         f.number("layout_hash", 0, ~std::uint64_t{0})};
+          f.memory(),         f.number("layout_hash", 0, ~std::uint64_t{0}),
+          f.reduce()};
 }
 template <>
 FormGroup read<FormGroup>(const Message& message) {
   const Fields f(message, FormGroup::kType);
   const std::uint64_t size = f.number("size", 2, 1U << 20U);
-  return {f.number("group", 1, ~std::uint64_t{0}), static_cast<int>(f.number("rank", 1, size - 1)),
-          static_cast<int>(size), f.engine(), f.deadline()};
+  return {f.number("group", 1, ~std::uint64_t{0}),
+          static_cast<int>(f.number("rank", 1, size - 1)),
+          static_cast<int>(size),
+          static_cast<int>(f.number("senders", 1, size - 1)),
+          f.engine(),
+          f.deadline()};
 }
 template <>
 Ready read<Ready>(const Message& message) {
@@ -213,6 +243,17 @@ Transfer read<Transfer>(const Message& message) {
         c != static_cast<char>(Carriage::direct))
       f.fail("plan", "with '" + std::string(1, c) + "'");
   return transfer;
+}
+template <>
+Reduce read<Reduce>(const Message& message) {
+  const Fields f(message, Reduce::kType);
+  Reduce reduce{f.version(), {}, f.deadline()};
+  for (const Json& taker : f.list("takers")) {
+    if (!taker.is_number_unsigned() || taker.get<std::uint64_t>() >= 1U << 20U)
+      f.fail("takers", "with one that is no rank");
+    reduce.takers.push_back(taker.get<int>());
+  }
+  return reduce;
 }
 template <>
 Commit read<Commit>(const Message& message) {

@@ -11,7 +11,7 @@
 
 namespace tenon::relay {
 
-/// Receiver, on joining: who it is and what it can take.
+/// Receiver or replica, on joining: who it is and what it can take, or has.
 struct Hello {
   static constexpr const char* kType = "hello";
   std::string library;  ///< version of Tenon, for messages
@@ -22,6 +22,8 @@ struct Hello {
   bool asks = false;   ///< only wants to see the welcome
   bool shard = false;  ///< it will say by Want which part it takes
   bool keeps = true;   ///< buckets of the version before; a streaming receiver does not
+  std::optional<ReduceOp> reduce{};  ///< a replica: how it is to be reduced; none: a receiver
+  std::uint64_t layout_hash = 0;     ///< of a replica's publication
 };
 
 /// Sender, to who has joined: what it hands on. The layout is the message's blob.
@@ -33,6 +35,7 @@ struct Welcome {
   std::string boot_id;   ///< of the sender's node, as Linux has it
   MemoryKind memory = MemoryKind::host;
   std::uint64_t layout_hash = 0;
+  std::optional<ReduceOp> reduce{};  ///< with replicas; none: it needs no other
 };
 
 /// Receiver, knowing the sender's layout: that of what it takes, as the message's blob.
@@ -40,12 +43,14 @@ struct Want {
   static constexpr const char* kType = "want";
 };
 
-/// Sender: a group is formed; whatever was going on in an earlier one is over.
+/// Sender: a group is formed; whatever was going on in an earlier one is over. Its first ranks are
+/// the sender and its replicas.
 struct FormGroup {
   static constexpr const char* kType = "group";
   std::uint64_t group = 0;
   int rank = 0;
   int size = 0;
+  int senders = 1;
   EngineKind engine = EngineKind::gloo;
   std::uint64_t deadline_ms = 0;  ///< for it to be connected
 };
@@ -58,14 +63,14 @@ struct Ready {
   std::string failure;  ///< why it is not, after all; empty: it is
 };
 
-/// Sender: make room for a version.
+/// Sender: make room for a version; to a replica: hold it.
 struct Offer {
   static constexpr const char* kType = "offer";
   std::uint64_t version = 0;
   std::uint64_t deadline_ms = 0;
 };
 
-/// Receiver: there is room, or `refusal` says what is in the way.
+/// Receiver: there is room; replica: it is held. Else `refusal` says what is in the way.
 struct Answer {
   static constexpr const char* kType = "answer";
   std::uint64_t version = 0;
@@ -87,6 +92,14 @@ struct Transfer {
   std::uint64_t deadline_ms = 0;
 };
 
+/// Sender, to replicas: the version's buckets follow, all of them, reduced; then let go of it.
+struct Reduce {
+  static constexpr const char* kType = "reduce";
+  std::uint64_t version = 0;
+  std::vector<int> takers;  ///< ranks of the receivers; none: nothing follows, but let go of it
+  std::uint64_t deadline_ms = 0;
+};
+
 /// Sender: all buckets are out; `sums` (checksums of those sent, in their order) tell whether they
 /// came whole.
 struct Commit {
@@ -95,7 +108,8 @@ struct Commit {
   std::vector<std::uint64_t> sums;
 };
 
-/// Receiver: the version is current there, or `failure` says why not, and `has` what it has.
+/// Receiver: the version is current there; replica: its part is done. Or `failure` says why not,
+/// and `has` what it has.
 struct Done {
   static constexpr const char* kType = "done";
   std::uint64_t group = 0;
@@ -112,6 +126,7 @@ struct Done {
 [[nodiscard]] Message to_message(const Offer& offer);
 [[nodiscard]] Message to_message(const Answer& answer);
 [[nodiscard]] Message to_message(const Transfer& transfer);
+[[nodiscard]] Message to_message(const Reduce& reduce);
 [[nodiscard]] Message to_message(const Commit& commit);
 [[nodiscard]] Message to_message(const Done& done);
 
@@ -136,6 +151,8 @@ template <>
 Answer read<Answer>(const Message& message);
 template <>
 Transfer read<Transfer>(const Message& message);
+template <>
+Reduce read<Reduce>(const Message& message);
 template <>
 Commit read<Commit>(const Message& message);
 template <>

@@ -10,6 +10,7 @@
 #include <fstream>
 #include <memory>
 #include <relay/engine.hpp>
+#include <relay/group.hpp>
 #include <relay/messages.hpp>
 #include <string>
 #include <tenon/relay.hpp>
@@ -21,6 +22,36 @@ namespace tenon::relay {
                                                          const detail::Deadline& deadline) {
   return kind == EngineKind::nccl ? make_nccl_engine(membership, device, deadline)
                                   : make_gloo_engine(membership, deadline);
+}
+
+/// Those of a store whose keys begin with a word of their own: another group's, in effect.
+class PrefixedStore final : public Store {
+ public:
+  PrefixedStore(Store& store, std::string prefix) : store_(store), prefix_(std::move(prefix)) {}
+  void set(std::string_view key, std::string_view value) override {
+    store_.set(prefix_ + std::string(key), value);
+  }
+  [[nodiscard]] std::string get(std::string_view key, const detail::Deadline& deadline) override {
+    return store_.get(prefix_ + std::string(key), deadline);
+  }
+
+ private:
+  Store& store_;
+  std::string prefix_;
+};
+
+/// The engine of the whole group, and at its first `senders` ranks, if several, one of these.
+[[nodiscard]] inline Engines make_engines(EngineKind kind, const Membership& membership,
+                                          int senders, int device,
+                                          const detail::Deadline& deadline) {
+  Engines engines{make_engine(kind, membership, device, deadline)};
+  if (senders == 1 || membership.rank >= senders) return engines;
+  PrefixedStore store(*membership.store, "senders/");
+  Membership among = membership;
+  among.size = senders;
+  among.store = &store;
+  engines.senders = make_engine(kind, among, device, deadline);
+  return engines;
 }
 
 [[nodiscard]] inline std::string hexadecimal(const std::array<std::uint8_t, 16>& bytes) {

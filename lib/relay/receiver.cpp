@@ -5,20 +5,18 @@
 #include <optional>
 #include <relay/group.hpp>
 #include <relay/incoming.hpp>
+#include <relay/joining.hpp>
 #include <relay/messages.hpp>
 #include <relay/node.hpp>
 #include <relay/shard.hpp>
 #include <relay/timing.hpp>
 #include <tenon/relay.hpp>
-#include <thread>
 #include <utility>
 
 namespace tenon::relay {
 namespace {
 
-constexpr Duration kRetry = std::chrono::milliseconds(200);  ///< between attempts to join again
-constexpr Duration kAttempt = std::chrono::seconds(1);       ///< for each of them
-constexpr Duration kPlacing = std::chrono::seconds(30);      ///< in GPU memory, of what has come
+constexpr Duration kPlacing = std::chrono::seconds(30);  ///< in GPU memory, of what has come
 
 Layout layout_of(const Message& message, const Welcome& welcome) {
   Layout layout = read_layout(message);
@@ -57,7 +55,6 @@ class Receiver::Impl {
   void join(const detail::Deadline& deadline);
   void create();
   void rejoin(const std::string& why);
-  void watch_connection(const Event& event) noexcept;
   void take(const Message& message);
   void enter(const FormGroup& group);
   void make_room(const Offer& offer);
@@ -79,6 +76,7 @@ class Receiver::Impl {
   std::optional<Layout> layout_;  ///< of what comes: the sender's, or the part of it
   std::string name_;              ///< of the publication here
   std::uint64_t number_ = 0;      ///< the newest announced
+  int senders_ = 1;               ///< in it
   std::string instance_;          ///< of which the publication here has versions
   std::optional<Publisher> publisher_;
   std::optional<Publisher::Update> update_;  ///< the version that is coming
@@ -96,7 +94,7 @@ void Receiver::Impl::join(const detail::Deadline& deadline) {
   group_.reset();
   connection_ = std::make_unique<Connection>(
       options_.from, to_message(hello), RendezvousOptions{.secret = options_.secret}, deadline,
-      [this](const Event& event) { watch_connection(event); });
+      [this](const Event& event) { end_group_on(event, group_); });
   welcome_ = read<Welcome>(connection_->welcome());
   if (!options_.name.empty() && options_.name != welcome_.publication)
     throw Error(Errc::Mismatch, "the sender at " + options_.from + " hands on '" +
@@ -108,19 +106,6 @@ void Receiver::Impl::join(const detail::Deadline& deadline) {
   layout_ = layout_of_parts(all, options_);
   (void)Shard(*layout_, all);  // what the sender would refuse is refused here
   connection_->send(to_message(Want{}, *layout_));
-}
-
-// In the rendezvous' thread: what the working thread may be waiting for is over.
-void Receiver::Impl::watch_connection(const Event& event) noexcept {
-  if (event.kind == Event::Kind::left) {
-    group_.break_all();
-  } else if (event.message.type == FormGroup::kType) {
-    try {
-      group_.break_before(read<FormGroup>(event.message).group);
-    } catch (const std::exception&) {
-      group_.break_all();  // the working thread will say what is wrong with it
-    }
-  }
 }
 
 // The publication here, of the sender's instance. An earlier instance's ends: its versions count
@@ -159,18 +144,13 @@ void Receiver::Impl::run(const Watch& watch) {
 // The last version stays where it is, and current, until a sender has another.
 void Receiver::Impl::rejoin(const std::string& why) {
   give_up_version();
-  const detail::Deadline deadline(options_.rejoin);
-  while (!stopping()) {
-    try {
-      join(detail::Deadline(std::min<Duration>(deadline.left(), kAttempt)));
-      note("joined the sender again");
-      return;
-    } catch (const Error& e) {
-      if (e.code() != Errc::DeadlinePassed && e.code() != Errc::PeerGone) throw;
-      if (deadline.passed()) throw Error(Errc::PeerGone, why + "; and then: " + e.what());
-    }
-    std::this_thread::sleep_for(kRetry);
-  }
+  join_again(
+      why, detail::Deadline(options_.rejoin),
+      [this](const detail::Deadline& deadline) {
+        join(deadline);
+        note("joined the sender again");
+      },
+      [this] { return stopping(); });
 }
 
 void Receiver::Impl::take(const Message& message) {
@@ -184,28 +164,8 @@ void Receiver::Impl::take(const Message& message) {
 void Receiver::Impl::enter(const FormGroup& group) {
   give_up_version();
   number_ = group.group;
-  Ready ready{.group = group.group, .version = has(), .failure = {}};
-  const detail::Deadline deadline{std::chrono::milliseconds(group.deadline_ms)};
-  GroupReport report{.group = group.group, .receivers = group.size - 1, .engine = group.engine};
-  try {
-    {
-      const Timed timed(report.setup);
-      group_.join(group.group, {}, connection_->store(group.group), [&](Store& store) {
-        return make_engine(group.engine,
-                           {group.rank, group.size, connection_->local_address(), &store},
-                           memory().device, deadline);
-      });
-    }
-    const Timed timed(report.warm_up);
-    group_.engine()->warm_up(deadline);
-  } catch (const Error& e) {
-    group_.leave();
-    ready.failure = e.what();
-  }
-  connection_->send(to_message(ready));
-  if (ready.failure.empty() && watch_.group) watch_.group(report);
-  if (!ready.failure.empty())
-    note("not in group " + std::to_string(number_) + ": " + ready.failure);
+  senders_ = group.senders;
+  (void)enter_group(group_, group, {*connection_, memory().device, has(), watch_});
 }
 
 void Receiver::Impl::make_room(const Offer& offer) {
@@ -242,8 +202,9 @@ void Receiver::Impl::receive(const Transfer& transfer) {
     // A stream's buckets become readable one by one, in order; and an attempt's number is used up.
     const bool streaming = publisher_->mode() == Mode::streaming;
     if (streaming) streamed_ = transfer.version;
-    sums_ = receive_buckets({*group_.engine(), memory().kind, streaming ? 0 : options_.ahead},
-                            *update_, *layout_, transfer.plan, deadline, report_);
+    sums_ =
+        receive_buckets({*group_.engine(), memory().kind, streaming ? 0 : options_.ahead, senders_},
+                        *update_, *layout_, transfer.plan, deadline, report_);
   } catch (const Error& e) {
     group_.leave();
     fail(transfer.version, e);

@@ -8,6 +8,7 @@
 #include <relay/messages.hpp>
 #include <relay/node.hpp>
 #include <relay/outgoing.hpp>
+#include <relay/reducer.hpp>
 #include <relay/shard.hpp>
 #include <relay/timing.hpp>
 #include <tenon/relay.hpp>
@@ -42,6 +43,7 @@ class Sender::Impl {
                                            "': it streams, and keeps no whole version that could "
                                            "be handed on; publish it in place or double-buffered");
     }
+    reducer_ = make_reducer(options, subscriber_.layout(), subscriber_.memory());
   }
 
   [[nodiscard]] std::string address() const { return listener_.address(); }
@@ -67,13 +69,14 @@ class Sender::Impl {
           shard ? shard->written_in(bucket, lease) : lease.written_in(bucket);
       return !hello.keeps || written > has;
     }
+    [[nodiscard]] bool is_replica() const noexcept { return hello.reduce.has_value(); }
   };
   using Members = std::map<PeerId, Member>;
 
   [[nodiscard]] Message welcome(std::string_view name) const {
     const Layout& layout = subscriber_.layout();
     return to_message(Welcome{TENON_VERSION, std::string(name), hexadecimal(subscriber_.instance()),
-                              boot_id(), subscriber_.memory(), layout.hash()},
+                              boot_id(), subscriber_.memory(), layout.hash(), options_.reduce},
                       layout);
   }
   [[nodiscard]] bool stopping() const { return stopped_ || (watch_.stop && watch_.stop()); }
@@ -81,6 +84,13 @@ class Sender::Impl {
     if (watch_.note) watch_.note(text);
   }
   [[nodiscard]] std::uint64_t lowest() const;
+  void check_hello(const Hello& hello) const;
+  [[nodiscard]] int senders() const noexcept { return static_cast<int>(options_.replicas); }
+  [[nodiscard]] std::vector<PeerId> peers(bool replicas) const;
+  [[nodiscard]] bool complete() const {
+    return peers(false).size() >= std::max<std::size_t>(options_.expect, 1) &&
+           peers(true).size() + 1 == options_.replicas;
+  }
   void close(PeerId peer, const std::string& why);
   void fail(PeerId peer, const std::string& why);
 
@@ -103,7 +113,13 @@ class Sender::Impl {
   [[nodiscard]] std::optional<Lease> next_version();
   void work();
   void hand_on(const Lease& lease);
-  [[nodiscard]] std::vector<PeerId> offer(std::uint64_t version, VersionReport& report);
+  [[nodiscard]] std::vector<PeerId> offer(std::uint64_t version, const std::vector<PeerId>& peers,
+                                          VersionReport& report);
+  void tell_replicas(std::uint64_t version, const std::vector<PeerId>& takers);
+  [[nodiscard]] std::vector<int> ranks_of(const std::vector<PeerId>& peers) const;
+  [[nodiscard]] std::vector<std::uint64_t> transfer(const Lease& lease,
+                                                    const std::vector<PeerId>& takers,
+                                                    VersionReport& report);
   [[nodiscard]] std::vector<Route> route(const Lease& lease, const std::vector<PeerId>& takers);
   void announce(std::uint64_t version, const std::vector<PeerId>& takers,
                 const std::vector<Route>& routes);
@@ -115,6 +131,7 @@ class Sender::Impl {
   Group group_;  // before the listener, whose thread uses it
   Subscriber subscriber_;
   Listener listener_;
+  std::optional<Reducer> reducer_;  ///< with replicas
   Watch watch_;
   Members members_;
   Members undecided_;  ///< joined, and have not said what they want
@@ -127,9 +144,8 @@ void Sender::Impl::run(const Watch& watch) {
   watch_ = watch;
   try {
     while (!stopping()) {
-      const bool complete = members_.size() >= std::max<std::size_t>(options_.expect, 1);
-      pump(detail::Deadline(complete ? Duration::zero() : detail::kSlice), [] { return false; });
-      if (members_.size() < std::max<std::size_t>(options_.expect, 1)) continue;
+      pump(detail::Deadline(complete() ? Duration::zero() : detail::kSlice), [] { return false; });
+      if (!complete()) continue;
       options_.expect = 0;  // it is for the first version
       work();
     }
@@ -162,14 +178,38 @@ void Sender::Impl::work() {
     if (stopped_) return;
     note(std::string("the group is broken up: ") + e.what());
   }
+  tell_replicas(lease.version(), {});  // whatever became of it, they hold it no longer
 }
 
-// The least that somebody has who may be offered something now.
+// The least that a receiver has who may be offered something now.
 std::uint64_t Sender::Impl::lowest() const {
-  std::uint64_t least = ~std::uint64_t{0};
-  for (const auto& [peer, member] : members_)
-    if (member.not_before <= detail::Clock::now()) least = std::min(least, member.has);
+  constexpr std::uint64_t kNobody = ~std::uint64_t{0};
+  std::uint64_t least = kNobody;
+  for (const auto& [peer, member] : members_) {
+    const bool soon = member.not_before <= detail::Clock::now();
+    if (member.is_replica() && !soon) return kNobody;
+    if (!member.is_replica() && soon) least = std::min(least, member.has);
+  }
   return least;
+}
+
+// The replica has seen the same in our welcome, and says it to whom it may concern.
+void Sender::Impl::check_hello(const Hello& hello) const {
+  if (hello.shard && options_.reduce)
+    throw Error(Errc::InvalidArgument, "reduced versions come whole, not as shards");
+  if (!hello.reduce) return;
+  if (hello.reduce != options_.reduce || hello.layout_hash != subscriber_.layout().hash())
+    throw Error(Errc::Mismatch, "it is no replica of this publication");
+  if (peers(true).size() + 1 == options_.replicas)
+    throw Error(Errc::InvalidArgument,
+                "all " + std::to_string(options_.replicas) + " replicas are here already");
+}
+
+std::vector<PeerId> Sender::Impl::peers(bool replicas) const {
+  std::vector<PeerId> found;
+  for (const auto& [peer, member] : members_)
+    if (member.is_replica() == replicas) found.push_back(peer);
+  return found;
 }
 
 void Sender::Impl::close(PeerId peer, const std::string& why) {
@@ -206,8 +246,9 @@ void Sender::Impl::take(const Event& event) {
     if (event.kind == Event::Kind::joined) {
       if (read<Hello>(event.message).asks) return;
       Member member{.local = event.local, .who = {}, .hello = read<Hello>(event.message)};
-      member.who = "receiver " + event.address + " (" + member.hello.host + ", pid " +
-                   std::to_string(member.hello.pid) + ")";
+      member.who = (member.is_replica() ? "replica " : "receiver ") + event.address + " (" +
+                   member.hello.host + ", pid " + std::to_string(member.hello.pid) + ")";
+      check_hello(member.hello);
       note(member.who + " joined");
       const bool decided = !member.hello.shard;
       (decided ? members_ : undecided_).emplace(event.peer, std::move(member));
@@ -225,14 +266,15 @@ void Sender::Impl::take(const Event& event) {
     const auto found = members_.find(event.peer);
     if (found == members_.end()) return;
     if (event.kind == Event::Kind::left) {
-      note(found->second.who + " left: " + event.reason);
+      note(found->second.who + " left: " + event.reason +
+           (found->second.is_replica() ? "; versions wait for its return" : ""));
       members_.erase(found);
     } else {
       take_message(event.peer, found->second, event.message);
     }
   } catch (const Error& e) {  // what a peer says is its own fault
     listener_.close(event.peer, e.what());
-    note("receiver " + event.address + " is sent away: " + e.what());
+    note("the relay at " + event.address + " is sent away: " + e.what());
   }
 }
 
@@ -264,6 +306,7 @@ bool Sender::Impl::group_is_whole() const {
 
 EngineKind Sender::Impl::choose_engine() const {
   if (options_.engine != EngineKind::automatic) return options_.engine;
+  if (options_.reduce) return EngineKind::gloo;
   const bool all = subscriber_.memory() == MemoryKind::cuda && why_no_nccl().empty() &&
                    std::all_of(members_.begin(), members_.end(), [](const auto& m) {
                      const Hello& hello = m.second.hello;
@@ -273,36 +316,36 @@ EngineKind Sender::Impl::choose_engine() const {
   return all ? EngineKind::nccl : EngineKind::gloo;
 }
 
-// At a version boundary: everybody who is here becomes a member.
+// At a version boundary: everybody who is here becomes a member, replicas before receivers.
 void Sender::Impl::form_group() {
   group_.leave();
   take_all();
-  if (members_.empty()) throw Error(Errc::Aborted, "no receiver is left");
+  std::vector<PeerId> peers = this->peers(true);
+  if (peers.size() + 1 < options_.replicas) throw Error(Errc::Aborted, "a replica is missing");
+  for (const PeerId receiver : this->peers(false)) peers.push_back(receiver);
+  if (peers.size() < options_.replicas) throw Error(Errc::Aborted, "no receiver is left");
   ready_.clear();
   GroupReport report{.group = ++groups_,
-                     .receivers = static_cast<int>(members_.size()),
+                     .receivers = static_cast<int>(peers.size()) + 1 - senders(),
                      .engine = choose_engine()};
   const detail::Deadline deadline(options_.deadline);
-  std::vector<PeerId> peers;
-  for (auto& [peer, member] : members_) {
-    peers.push_back(peer);
-    member.rank = static_cast<int>(peers.size());
-  }
   const int size = static_cast<int>(peers.size()) + 1;
+  int rank = 0;
   for (const PeerId peer : peers) {
-    listener_.send(peer, to_message(FormGroup{groups_, members_[peer].rank, size, report.engine,
+    members_[peer].rank = ++rank;
+    listener_.send(peer, to_message(FormGroup{groups_, rank, size, senders(), report.engine,
                                               milliseconds(deadline.left())}));
   }
   try {
     {
       const Timed timed(report.setup);
       group_.join(groups_, peers, listener_.store(groups_), [&](Store& store) {
-        return make_engine(report.engine, {0, size, members_.begin()->second.local, &store},
-                           subscriber_.device(), deadline);
+        return make_engines(report.engine, {0, size, members_.begin()->second.local, &store},
+                            senders(), subscriber_.device(), deadline);
       });
     }
     const Timed timed(report.warm_up);
-    group_.engine()->warm_up(deadline);
+    group_.warm_up(deadline);
   } catch (const Error& e) {
     // Who is to blame is who says nothing. Where somebody was lost, the next group is announced at
     // once, and ends everybody's waiting in this one.
@@ -343,14 +386,13 @@ void Sender::Impl::await_ready(std::uint64_t group) {
 // A version to everybody who lacks it.
 void Sender::Impl::hand_on(const Lease& lease) {
   VersionReport report{.version = lease.version()};
-  const std::vector<PeerId> takers = offer(lease.version(), report);
+  const std::vector<PeerId> replicas = peers(true);
+  if (offer(lease.version(), replicas, report).size() < replicas.size()) return;
+  const std::vector<PeerId> takers = offer(lease.version(), peers(false), report);
   if (takers.empty()) return;
   const std::vector<Route> routes = route(lease, takers);
   announce(lease.version(), takers, routes);
-  const detail::Deadline deadline(options_.deadline);
-  const std::vector<std::uint64_t> sums = send_buckets(
-      {*group_.engine(), subscriber_.memory(), options_.ahead}, lease, routes, deadline, report);
-  conclude(lease.version(), takers, routes, sums);
+  conclude(lease.version(), takers, routes, transfer(lease, takers, routes, report));
   report.receivers = static_cast<int>(takers.size());
   const bool shards_only = std::all_of(takers.begin(), takers.end(), [this](PeerId peer) {
     const auto found = members_.find(peer);
@@ -360,13 +402,43 @@ void Sender::Impl::hand_on(const Lease& lease) {
   if (watch_.version) watch_.version(report);
 }
 
-// Who lacks the version and has room for it. Waits for all answers, at most the deadline.
-std::vector<PeerId> Sender::Impl::offer(std::uint64_t version, VersionReport& report) {
+std::vector<std::uint64_t> Sender::Impl::transfer(const Lease& lease,
+                                                  const std::vector<PeerId>& takers,
+                                                  const std::vector<Route>& routes,
+                                                  VersionReport& report) {
+  const detail::Deadline deadline(options_.deadline);
+  if (!reducer_)
+    return send_buckets({*group_.engine(), subscriber_.memory(), options_.ahead}, lease, routes,
+                        deadline, report);
+  tell_replicas(lease.version(), takers);
+  return reducer_->run({*group_.engine(), *group_.senders(), ranks_of(takers)}, lease, deadline,
+                       report);
+}
+
+// That the version goes to `takers`; if to none, that it is over.
+void Sender::Impl::tell_replicas(std::uint64_t version, const std::vector<PeerId>& takers) {
+  for (const PeerId replica : peers(true))
+    listener_.send(replica,
+                   to_message(Reduce{version, ranks_of(takers), milliseconds(options_.deadline)}));
+}
+
+std::vector<int> Sender::Impl::ranks_of(const std::vector<PeerId>& peers) const {
+  std::vector<int> ranks;
+  for (const PeerId peer : peers) ranks.push_back(members_.at(peer).rank);
+  return ranks;
+}
+
+// Who of `peers` lacks the version and has room for it; of replicas, who holds it. Waits for all
+// answers, at most the deadline.
+std::vector<PeerId> Sender::Impl::offer(std::uint64_t version, const std::vector<PeerId>& peers,
+                                        VersionReport& report) {
   const Timed timed(report.waited);
   answers_.clear();
   std::vector<PeerId> asked;
-  for (const auto& [peer, member] : members_) {
-    if (member.has >= version || member.not_before > detail::Clock::now()) continue;
+  for (const PeerId peer : peers) {
+    const Member& member = members_.at(peer);
+    if (member.rank == 0 || member.has >= version || member.not_before > detail::Clock::now())
+      continue;
     const Duration patience = member.refused ? Duration::zero() : options_.deadline;
     listener_.send(peer, to_message(Offer{version, milliseconds(patience)}));
     asked.push_back(peer);
@@ -378,7 +450,7 @@ std::vector<PeerId> Sender::Impl::offer(std::uint64_t version, VersionReport& re
                     (answer != answers_.end() && answer->second.version == version);
            });
   });
-  if (group_.is_broken()) throw Error(Errc::Aborted, "a receiver was lost");
+  if (group_.is_broken()) throw Error(Errc::Aborted, "a relay was lost");
   std::vector<PeerId> takers;
   for (const PeerId peer : asked) {
     const auto answer = answers_.find(peer);
@@ -387,14 +459,16 @@ std::vector<PeerId> Sender::Impl::offer(std::uint64_t version, VersionReport& re
       continue;
     }
     Member& member = members_.at(peer);
-    member.refused = !answer->second.refusal.empty();
+    const bool again = std::exchange(member.refused, !answer->second.refusal.empty());
     if (!member.refused) {
       takers.push_back(peer);
       continue;
     }
     member.not_before = detail::Clock::now() + kRetry;
-    note(member.who + " has no room for version " + std::to_string(version) + ": " +
-         answer->second.refusal);
+    if (member.is_replica() && again) continue;  // it waits for its trainer: said once
+    note(member.who +
+         (member.is_replica() ? " does not hold version " : " has no room for version ") +
+         std::to_string(version) + ": " + answer->second.refusal);
   }
   return takers;
 }
@@ -407,10 +481,11 @@ std::vector<Route> Sender::Impl::route(const Lease& lease, const std::vector<Pee
     Route route{.bucket = b};
     for (const PeerId peer : takers) {
       const Member& member = members_.at(peer);
-      if (!member.shard && member.lacks(lease, b)) route.ranks.push_back(member.rank);
+      if (!member.shard && (options_.reduce || member.lacks(lease, b)))
+        route.ranks.push_back(member.rank);
     }
     if (route.ranks.empty()) continue;
-    route.broadcast = static_cast<int>(route.ranks.size()) + 1 == group_.engine()->size();
+    route.broadcast = static_cast<int>(route.ranks.size()) + senders() == group_.engine()->size();
     if (route.broadcast) route.ranks.clear();
     routes.push_back(std::move(route));
   }

@@ -1,12 +1,10 @@
 // Whole relays between processes: the test is the trainer and the engines, its children are senders
 // and receivers.
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-
 #include <support/support.hpp>
 #include <tenon/relay.hpp>
 #include <tenon/update_group.hpp>
+
+#include "free_address.hpp"
 
 namespace tenon::test {
 namespace {
@@ -18,22 +16,6 @@ using relay::Sender;
 using relay::SenderOptions;
 using relay::VersionReport;
 using relay::Watch;
-
-/// A port that nobody listens on: below those that the kernel gives to connections, so that none of
-/// another test takes it meanwhile.
-std::string free_address() {
-  static std::uint16_t next = static_cast<std::uint16_t>(10000 + ::getpid() % 2000 * 10);
-  for (;;) {
-    const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    ::sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    address.sin_port = htons(next++);
-    const bool is_free = ::bind(fd, reinterpret_cast<::sockaddr*>(&address), sizeof(address)) == 0;
-    ::close(fd);
-    if (is_free) return "127.0.0.1:" + std::to_string(ntohs(address.sin_port));
-  }
-}
 
 /// Memory at both ends, and what is between them.
 struct Way {
