@@ -1,12 +1,12 @@
 // The replica: holds a version of its trainer when the sender asks for it, and reduces it together
 // with the sender. The bytes: reducer.hpp.
-#include <unistd.h>
 
 #include <atomic>
 #include <optional>
 #include <relay/group.hpp>
 #include <relay/joining.hpp>
 #include <relay/messages.hpp>
+#include <relay/node.hpp>
 #include <relay/reducer.hpp>
 #include <relay/timing.hpp>
 #include <tenon/relay.hpp>

@@ -119,6 +119,7 @@ class Sender::Impl {
   [[nodiscard]] std::vector<int> ranks_of(const std::vector<PeerId>& peers) const;
   [[nodiscard]] std::vector<std::uint64_t> transfer(const Lease& lease,
                                                     const std::vector<PeerId>& takers,
+                                                    const std::vector<Route>& routes,
                                                     VersionReport& report);
   [[nodiscard]] std::vector<Route> route(const Lease& lease, const std::vector<PeerId>& takers);
   void announce(std::uint64_t version, const std::vector<PeerId>& takers,
@@ -168,9 +169,11 @@ std::optional<Lease> Sender::Impl::next_version() {
 // The group is formed, and warm, before there is a version for it. One that fails is formed anew,
 // without those who are lost, and what they lack offered again.
 void Sender::Impl::work() {
+  std::optional<Lease> lease;
   try {
     if (!group_is_whole()) form_group();
-    if (const std::optional<Lease> lease = next_version()) hand_on(*lease);
+    lease = next_version();
+    if (lease) hand_on(*lease);
   } catch (const Error& e) {
     if (e.code() != Errc::DeadlinePassed && e.code() != Errc::PeerGone && e.code() != Errc::Aborted)
       throw;
@@ -178,7 +181,7 @@ void Sender::Impl::work() {
     if (stopped_) return;
     note(std::string("the group is broken up: ") + e.what());
   }
-  tell_replicas(lease.version(), {});  // whatever became of it, they hold it no longer
+  if (lease) tell_replicas(lease->version(), {});  // whatever became of it, they let go of it
 }
 
 // The least that a receiver has who may be offered something now.

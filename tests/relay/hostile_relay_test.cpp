@@ -19,8 +19,13 @@ class HostileSender : public ::testing::Test {
  protected:
   HostileSender()
       : listener_("127.0.0.1:0",
-                  to_message(relay::Welcome{"0.1.0", "policy", std::string(32, 'a'), "boot",
-                                            MemoryKind::host, model_.layout.hash()},
+                  to_message(relay::Welcome{"0.1.0",
+                                            "policy",
+                                            std::string(32, 'a'),
+                                            "boot",
+                                            MemoryKind::host,
+                                            model_.layout.hash(),
+                                            {}},
                              model_.layout),
                   {}) {}
   /// A receiver that has joined, in a thread; it looks for its sender again for ever.
@@ -58,7 +63,11 @@ class HostileSender : public ::testing::Test {
   /// A group of two, in which this test is rank 0.
   std::unique_ptr<relay::Engine> form_group() {
     const std::uint64_t group = ++groups_;
-    say(to_message(relay::FormGroup{group, 1, 2, relay::EngineKind::gloo, 10'000}));
+    say(to_message(relay::FormGroup{.group = group,
+                                    .rank = 1,
+                                    .size = 2,
+                                    .engine = relay::EngineKind::gloo,
+                                    .deadline_ms = 10'000}));
     const auto store = listener_.store(group);
     auto engine =
         relay::make_gloo_engine({0, 2, "127.0.0.1", store.get()}, detail::Deadline(kPatience));
@@ -103,11 +112,19 @@ TEST_F(HostileSender, IsLeftWhenItSaysWhatMakesNoSense) {
   expect_that_it_leaves("its version is no natural number");
   say(raw("offer", {{"version", 0}, {"deadline_ms", 0}}));
   expect_that_it_leaves("its version is 0");
-  say(raw("group",
-          {{"group", 1}, {"rank", 2}, {"size", 2}, {"engine", "gloo"}, {"deadline_ms", 1}}));
+  say(raw("group", {{"group", 1},
+                    {"rank", 2},
+                    {"size", 2},
+                    {"senders", 1},
+                    {"engine", "gloo"},
+                    {"deadline_ms", 1}}));
   expect_that_it_leaves("its rank is 2");
-  say(raw("group",
-          {{"group", 1}, {"rank", 1}, {"size", 2}, {"engine", "pigeon"}, {"deadline_ms", 1}}));
+  say(raw("group", {{"group", 1},
+                    {"rank", 1},
+                    {"size", 2},
+                    {"senders", 1},
+                    {"engine", "pigeon"},
+                    {"deadline_ms", 1}}));
   expect_that_it_leaves("its engine is 'pigeon'");
   say(to_message(relay::Transfer{1, everything(), 1}));
   expect_that_it_leaves("not of the version it offered");
@@ -159,8 +176,9 @@ class HostileReceiver : public ::testing::Test {
  protected:
   /// What a receiver says first, and is answered by the sender with what it does not like.
   std::string sent_away(const std::vector<Message>& messages, const Json& hello = {}) {
-    Json fields = {{"library", "0.1.0"}, {"host", "h"},   {"pid", 1},       {"memory", "host"},
-                   {"nccl", false},      {"asks", false}, {"shard", false}, {"keeps", true}};
+    Json fields = {{"library", "0.1.0"}, {"host", "h"},     {"pid", 1},       {"memory", "host"},
+                   {"nccl", false},      {"asks", false},   {"shard", false}, {"keeps", true},
+                   {"reduce", "no"},     {"layout_hash", 0}};
     fields.update(hello.is_null() ? Json::object() : hello);
     try {
       Connection connection(sender_->address(), {"hello", fields.dump(), {}}, {},
