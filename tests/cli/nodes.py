@@ -9,7 +9,7 @@ import subprocess
 import unittest
 
 REQUIRED = os.environ.get("TENON_REQUIRE_NAMESPACES") == "1"
-TOOLS = ("unshare", "nsenter", "ip")
+TOOLS = ("unshare", "nsenter", "ip", "tc")
 
 
 class Unavailable(Exception):
@@ -102,14 +102,18 @@ class Network:
             node.end()
 
 
+def not_here(what):
+    """Skips the test, or fails it with TENON_REQUIRE_NAMESPACES=1."""
+    text = f"nodes as namespaces are not to be had here: {what}"
+    raise AssertionError(text) if REQUIRED else unittest.SkipTest(text)
+
+
 def network(*megabytes):
-    """A Network; the test is skipped where it cannot be had, or fails with TENON_REQUIRE_NAMESPACES=1."""
+    """A Network, where it can be had."""
+    for tool in TOOLS:
+        if not shutil.which(tool):
+            not_here(f"there is no {tool}")
     try:
-        missing = [tool for tool in TOOLS if not shutil.which(tool)]
-        if missing:
-            raise Unavailable(f"there is no {missing[0]}")
         return Network(*megabytes)
     except Unavailable as why:
-        if REQUIRED:
-            raise AssertionError(f"nodes as namespaces are not to be had here: {why}")
-        raise unittest.SkipTest(f"nodes as namespaces are not to be had here: {why}")
+        not_here(why)

@@ -109,6 +109,20 @@ TEST_F(NcclEngine, MemberThatDoesNotComeIsWaitedForUntilTheDeadline) {
                 (void)relay::make_nccl_engine(two, 0, Deadline(50ms)));
 }
 
+TEST_F(NcclEngine, ConnectingEndsWhenTheGroupIsGivenUp) {
+  struct : relay::Store {
+    void set(std::string_view key, std::string_view value) override { values.set(key, value); }
+    std::string get(std::string_view key, const Deadline& deadline) override {
+      if (++asked > 3) throw Error(Errc::Aborted, "the group is given up");
+      return values.get(key, deadline);
+    }
+    SharedStore values;
+    int asked = 0;
+  } store;
+  const Membership two{.rank = 0, .size = 2, .store = &store};
+  EXPECT_THROWS(Aborted, "the group is given up", (void)relay::make_nccl_engine(two, 0, soon()));
+}
+
 TEST_F(NcclEngine, ConnectingThatFailsAtOnceSaysWhatNcclSays) {
   const Variable fail("TENON_NCCL_SIM_FAIL", "ncclCommInitRankConfig:1:1");
   EXPECT_THROWS(Cuda, "connecting with NCCL (rank 0 of 1): unhandled cuda error (injected failure)",
