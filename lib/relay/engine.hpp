@@ -19,9 +19,8 @@ namespace tenon::relay {
 /// What the ranks of a group tell each other while they connect: small values under names. One
 /// store serves one group; whoever makes it puts the group's number in front of the keys.
 ///
-/// Errors:   get: DeadlinePassed when nobody set the key, PeerGone when a member is lost, Aborted
-/// once
-///           the group is given up, also for a key that is set.
+/// Errors:   get: DeadlinePassed when nobody set the key; PeerGone when a member is lost; Aborted
+///           once the group is given up, also for a key that is set.
 /// Threads:  any.
 class Store {
  public:
