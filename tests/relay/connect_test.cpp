@@ -2,6 +2,7 @@
 #include <sched.h>
 #include <sys/mount.h>
 
+#include <relay/messages.hpp>
 #include <support/support.hpp>
 #include <tenon/connect.hpp>
 
@@ -72,6 +73,23 @@ TEST_P(Connects, BySharedMemoryWhereThePublisherIs) {
   Connected connected = connect(url(), options());
   EXPECT_EQ(connected.how(), "shared memory");
   expect_versions(connected, model_, 1, 3);
+}
+
+// Of the sender there is only what it says: that it is on a machine that was booted by itself.
+TEST_P(ConnectsHostMemory, ByARelayWhereTheSenderIsOnAnotherNode) {
+  const relay::Welcome welcome{.library = "0.1.0",
+                               .publication = name_,
+                               .instance = std::string(32, 'a'),
+                               .boot_id = "another machine's",
+                               .layout_hash = model_.layout.hash()};
+  const relay::Listener listener("127.0.0.1:0", to_message(welcome, model_.layout), {});
+  const Publisher namesake = Publisher::create(name_, model_.layout);
+  ConnectOptions how = options();
+  how.secret.clear();
+  how.receiver.as = name_ + ".here";
+  const Connected connected = connect("tenon://" + listener.address() + "/" + name_, how);
+  EXPECT_EQ(connected.how(), "relay: other node");
+  EXPECT_EQ(inspect(name_ + ".here").label, "relay of aaaaaaaaaaaaaaaa: other node");
 }
 
 // The children are a node with another /dev/shm: the first receives, the second attaches to that.
