@@ -167,13 +167,19 @@ TEST_P(Relays, SendABucketOnlyToThoseWhoLackIt) {
   sources.front().unchanged = false;
   publish(pub, sources);
   Child second = receiver(receiving(two_));
-  Child again = sender(sending(2));
+  Signal failed;
+  Watch watch;
+  watch.note = [&](const std::string& text) {
+    if (text.find("did not arrive") != std::string::npos) failed.poke();
+  };
+  Child again = sender(sending(2), watch);
   for (const std::string& as : {one_, two_}) {
     auto sub = Subscriber::attach(as, {.deadline = kPatience});
     const Lease lease = sub.wait(exactly(2), kPatience);
     EXPECT_EQ(far_.wrong(lease, 1), 0U);
     EXPECT_EQ(lease.written_in(1), as == one_ ? 1U : 2U);
   }
+  EXPECT_FALSE(failed.wait(0ms)) << "it came in one go, for both";
 }
 
 /// The box of a matrix of bf16, as `bytes` has it.
