@@ -48,7 +48,12 @@ class Connection::Impl final : Link::Owner {
   }
   ~Impl() {
     values_->close("this connection was closed");
-    thread_.stop_after([this] { link_->close("the receiver was closed"); });
+    asio::post(thread_.io, [this] {
+      leaving_ = true;
+      if (gone_) return thread_.io.stop();
+      link_->close("the receiver was closed");
+    });
+    thread_.stop_within(kGoodbye);
   }
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
@@ -96,11 +101,15 @@ class Connection::Impl final : Link::Owner {
   }
 
   void ended(Link& link, Errc code, const std::string& reason) override {
+    if (leaving_) return;  // nothing happens behind the destructor's beginning
     if (link.joined() && watcher_) watcher_({Event::Kind::left, 0, {}, {}, reason});
     values_->close(reason);
     messages_.close(link.joined() ? Errc::PeerGone : code, reason);
   }
-  void closed(Link&) override {}
+  void closed(Link&) override {
+    gone_ = true;
+    if (leaving_) thread_.io.stop();
+  }
 
   const pid_t pid_ = ::getpid();
   const Limits limits_;
@@ -110,6 +119,7 @@ class Connection::Impl final : Link::Owner {
   Mailbox<Message> messages_;
   IoThread thread_;  // its io_context outlives the link
   std::shared_ptr<Link> link_;
+  bool leaving_ = false, gone_ = false;
   const std::shared_ptr<Values> values_;
 };
 

@@ -43,6 +43,12 @@ void IoThread::stop() noexcept {
   if (thread_.joinable()) thread_.join();
 }
 
+void IoThread::stop_within(Duration at_most) {
+  asio::steady_timer timer(io, at_most);
+  timer.async_wait([this](const boost::system::error_code&) { io.stop(); });
+  if (thread_.joinable()) thread_.join();
+}
+
 void IoThread::run() noexcept {
   const auto work = asio::make_work_guard(io);
   while (!io.stopped()) {
@@ -63,7 +69,7 @@ Link::Link(Tcp::socket socket, Session::Setup setup, Owner& owner, PeerId id)
       id_(id) {}
 
 void Link::start() {
-  heard_ = ticked_ = detail::Clock::now();
+  heard_ = detail::Clock::now();
   close_by_ = heard_ + limits_.join;
   queue(session_.first());
   read();
@@ -134,7 +140,7 @@ void Link::write() {
   asio::async_write(
       socket_, asio::buffer(*unsent_.front()),
       [self = shared_from_this()](const boost::system::error_code& error, std::size_t) {
-        if (error) return self->lost(error);
+        if (error) return;  // read() learns of it too, behind the peer's last words
         self->unsent_bytes_ -= self->unsent_.front()->size();
         self->unsent_.pop_front();
         if (!self->unsent_.empty()) return self->write();
@@ -160,16 +166,15 @@ void Link::tick() {
 
 void Link::look_at_the_clock() {
   const Time now = detail::Clock::now();
-  const bool stopped_ourselves = now - ticked_ > period_of(limits_) + limits_.silence / 2;
-  ticked_ = now;
   if (ended_ || !proved_) {
     if (now < close_by_) return;
     end(Errc::DeadlinePassed,
         "it did not prove that it knows the secret within " + text_of(limits_.join));
     return shut();
   }
-  if (stopped_ourselves) heard_ = now;  // what came meanwhile is still to be read
-  if (now - heard_ > limits_.silence) {
+  // After this process was stopped itself, what came meanwhile is still to be read.
+  boost::system::error_code ignored;
+  if (now - heard_ > limits_.silence && socket_.available(ignored) == 0) {
     close("nothing came from the other end for " + text_of(limits_.silence));
   } else if (unsent_.empty()) {
     queue(encode_alive());

@@ -25,9 +25,8 @@ class IoThread {
   void start();
   /// Returns when no handler runs any more. What has not run is dropped with `io`.
   void stop() noexcept;
-  /// Runs `last` in the thread, behind all that was posted before, and stops.
-  template <class Last>
-  void stop_after(Last last);
+  /// The same when a handler has called io.stop(), or `at_most` has passed.
+  void stop_within(Duration at_most);
 
   boost::asio::io_context io;
 
@@ -35,6 +34,9 @@ class IoThread {
   void run() noexcept;
   std::thread thread_;
 };
+
+/// How long a destructor waits for its last words to be taken.
+inline constexpr Duration kGoodbye = std::chrono::milliseconds(200);
 
 /// One connection. Everything in the io thread, after start().
 class Link : public std::enable_shared_from_this<Link> {
@@ -94,16 +96,7 @@ class Link : public std::enable_shared_from_this<Link> {
   std::deque<SharedBytes> unsent_;
   std::size_t unsent_bytes_ = 0;
   bool proved_ = false, joined_ = false, ended_ = false;
-  Time heard_{}, ticked_{}, close_by_{};
+  Time heard_{}, close_by_{};
 };
-
-template <class Last>
-void IoThread::stop_after(Last last) {
-  boost::asio::post(io, [this, last = std::move(last)] {
-    last();
-    io.stop();
-  });
-  if (thread_.joinable()) thread_.join();
-}
 
 }  // namespace tenon::relay

@@ -30,9 +30,14 @@ class Listener::Impl final : Link::Owner {
   }
   ~Impl() {
     values_->close("this listener was closed");
-    thread_.stop_after([this] {
+    asio::post(thread_.io, [this] {
+      boost::system::error_code ignored;
+      acceptor_.close(ignored);
+      leaving_ = true;
       for (const auto& [id, link] : links_) link->close("the listener was closed");
+      leave_when_alone();
     });
+    thread_.stop_within(kGoodbye);
   }
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
@@ -149,9 +154,17 @@ class Listener::Impl final : Link::Owner {
   }
 
   void ended(Link& link, Errc, const std::string& reason) override {
+    if (leaving_) return;  // nothing happens behind the destructor's beginning
     if (link.joined()) announce(link, {Event::Kind::left, link.id(), {}, {}, reason});
   }
-  void closed(Link& link) override { links_.erase(link.id()); }
+  void closed(Link& link) override {
+    links_.erase(link.id());
+    leave_when_alone();
+  }
+  void leave_when_alone() {
+    const auto stranger = [](const auto& entry) { return !entry.second->joined(); };
+    if (leaving_ && std::all_of(links_.begin(), links_.end(), stranger)) thread_.io.stop();
+  }
 
   const pid_t pid_ = ::getpid();
   const RendezvousOptions options_;
@@ -163,6 +176,7 @@ class Listener::Impl final : Link::Owner {
   asio::steady_timer again_;
   std::map<PeerId, std::shared_ptr<Link>> links_;  // in order of age
   PeerId last_id_ = 0;
+  bool leaving_ = false;
   const std::shared_ptr<Values> values_;
   const std::string address_;
 };
