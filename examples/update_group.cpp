@@ -1,5 +1,5 @@
-// An inference engine with a "parameter update group": joins the trainer's relay from any node, takes
-// every version, and looks whether the values arrived.
+// An inference engine with a "parameter update group": joins the trainer's relay from any node,
+// takes every version, and looks whether the values arrived.
 //
 //   update_group ADDRESS PORT NAME LAST_VERSION
 #include <chrono>

@@ -66,7 +66,8 @@ INSTANTIATE_TEST_SUITE_P(Kinds, Connects, ::testing::ValuesIn(kinds()),
 
 // A simulated GPU is in /dev/shm: where that is another, there is none.
 class ConnectsHostMemory : public Connects {};
-INSTANTIATE_TEST_SUITE_P(Kinds, ConnectsHostMemory, ::testing::Values(MemoryKind::host));
+INSTANTIATE_TEST_SUITE_P(Kinds, ConnectsHostMemory, ::testing::Values(MemoryKind::host),
+                         [](const auto& p) { return std::string(name_of(p.param)); });
 
 TEST_P(Connects, BySharedMemoryWhereThePublisherIs) {
   Child trainer = publisher();
@@ -125,7 +126,8 @@ TEST_P(ConnectsHostMemory, ByOneRelayWhereTheSharedMemoryIsAnother) {
 
 #if TENON_TEST_CUDA
 class ConnectsGpuMemory : public Connects {};
-INSTANTIATE_TEST_SUITE_P(Kinds, ConnectsGpuMemory, ::testing::Values(MemoryKind::cuda));
+INSTANTIATE_TEST_SUITE_P(Kinds, ConnectsGpuMemory, ::testing::Values(MemoryKind::cuda),
+                         [](const auto& p) { return std::string(name_of(p.param)); });
 
 TEST_P(ConnectsGpuMemory, ByARelayWhereTheDeviceIsNotReachable) {
   Child trainer = publisher();
