@@ -318,7 +318,7 @@ void add_receive(CLI::App& parent, Run& run) {
       ->default_str(name_of(options->relay.mode));
   command
       ->add_option("--label", options->relay.label,
-                   "Text shown by ls and inspect; default: what it relays")
+                   "Text shown by ls and inspect, behind what it relays")
       ->type_name("TEXT");
   add_duration(*command, "--timeout", options->relay.join, "For the sender to be there");
   command

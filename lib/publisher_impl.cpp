@@ -226,7 +226,8 @@ void Publisher::Impl::begin(std::optional<Stream> stream, const PublishOptions& 
   Attempt a{.version = number_for(options),
             .stream = gather_->begin(stream),
             .deadline = detail::Deadline(options.deadline),
-            .check = options.check};
+            .check = options.check,
+            .at_commit = options.at_commit};
   // Complete means finished: until the last completion has been stored, `current` is not known, and
   // a slot may still be written by another stream than this version's.
   if (!await_enqueued({a.deadline, a.check})) {
@@ -396,6 +397,7 @@ void Publisher::Impl::clear_records() {
   if (mode_ == Mode::streaming || current == 0 || (attempt_->version - current) % 2 != 0) return;
   const std::uint64_t oldest = log_->oldest();
   const std::uint64_t served = log_->current();
+  attempt_->deadline = detail::Deadline(attempt_->at_commit);
   log_->retire(start(), true);
   try {
     await_readers(start());

@@ -80,6 +80,7 @@ class Publisher::Impl {
     Stream stream;
     detail::Deadline deadline;
     std::function<void()> check;     ///< the caller's, while waiting
+    Duration at_commit{};            ///< for readers of the records that the version takes over
     std::uint64_t saved_oldest = 0;  ///< to un-retire, as long as nothing was written
     std::uint64_t saved_current = 0;
     bool written = false;     ///< a byte or a record of this version is out

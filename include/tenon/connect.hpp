@@ -30,7 +30,9 @@ struct ConnectOptions {
 
 /// A subscriber, and the receiver that feeds it when there had to be one.
 ///
-/// Errors:   use after the publication's end: as of Subscriber; connect() again.
+/// Errors:   use after the publication's end: as of Subscriber. Connect again then, when this
+/// object
+///           is gone: it may hold this node's relay.
 /// Threads:  those of Subscriber.
 /// Lifetime: leases may outlive it, except those of GPU memory that a receiver in it published.
 class Connected {

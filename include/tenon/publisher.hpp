@@ -84,6 +84,9 @@ struct PublishOptions {
   /// Called at least every 100 ms of waiting, by the waiting thread. What it throws (an interrupt,
   /// say) ends the wait as a passed deadline does.
   std::function<void()> check{};
+  /// At commit(), when the version's number is an even distance from the current one's: for
+  /// subscribers to let go of that. A commit() that fails so may be tried again.
+  Duration at_commit = std::chrono::seconds(30);
 };
 
 struct UnpackedPlan;

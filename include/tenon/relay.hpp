@@ -168,8 +168,8 @@ struct ReceiverOptions {
   /// A lost sender is looked for so long, with the last version served meanwhile.
   Duration rejoin = Duration::max();
   std::uint32_t ahead = 2;  ///< buckets being checked and placed while one is on the wire
-  std::string
-      label{};  ///< of the publication here; empty: "relay of" and the instance it comes from
+  /// Of the publication here, behind "relay of" and the instance it comes from; up to 36 bytes.
+  std::string label{};
   std::function<void(std::uint64_t, std::uint64_t)> progress{};  ///< as PublisherOptions::progress
 };
 

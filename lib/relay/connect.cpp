@@ -75,6 +75,7 @@ Way by_shared_memory(const Address& address, const relay::Welcome& sender,
         return {{}, "another user's publication"};
       case Errc::NoDevice:
       case Errc::NotShareable:
+      case Errc::NoMemoryKind:
       case Errc::Cuda:
         return {{}, "device not reachable by IPC", true};
       default:
@@ -83,14 +84,10 @@ Way by_shared_memory(const Address& address, const relay::Welcome& sender,
   }
 }
 
-/// What this node's relay of an instance has as its label.
-std::string label_of(const relay::Welcome& sender) {
-  return "relay of " + sender.instance.substr(0, 16);
-}
-
 bool relays(const std::string& name, const relay::Welcome& sender, std::optional<Uid> owner) {
   const PublicationInfo info = inspect(name, owner);
-  return info.state == Attach::ready && info.label.rfind(label_of(sender), 0) == 0;
+  return info.state == Attach::ready &&
+         info.label.rfind(relay::relay_label(sender.instance, {}), 0) == 0;
 }
 
 }  // namespace
@@ -114,7 +111,7 @@ Connected connect(std::string_view text, const ConnectOptions& options) {
   how.name = address.name;
   how.from = address.sender;
   how.secret = options.secret;
-  how.label = label_of(sender) + ": " + way.why_not;
+  how.label = way.why_not;
   if (how.as.empty()) how.as = address.name + (way.name_is_taken ? ".relay" : "");
   for (;;) {
     AttachOptions attach = options.attach;

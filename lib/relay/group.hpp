@@ -39,6 +39,7 @@ class Group {
       for (const PeerId member : members)
         if (lost_.count(member) > 0) broken_before_ = group + 1;
       check_locked();
+      lost_.clear();  // none of them is ever a member again
     }
     Engines engines = make(*store);
     const std::lock_guard lock(mutex_);

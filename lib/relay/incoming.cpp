@@ -21,7 +21,7 @@ std::vector<std::uint64_t> receive_buckets(const Incoming& how, Publisher::Updat
   const MemoryKind wire = how.engine.memory();
   std::uint64_t room = 0;
   for (std::size_t b = 0; how.slots != wire && b < layout.bucket_count(); ++b)
-    room = std::max(room, layout.bucket_bytes(b));
+    room = std::max({room, layout.bucket_bytes(b), std::uint64_t{1}});
   const Staging staging(room, how.ahead + 1U);
   const auto place = [&](std::byte* slot, const std::byte* came, std::size_t bucket) {
     const Timed timed(report.prepare);

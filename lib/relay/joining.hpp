@@ -35,13 +35,13 @@ void join_again(const std::string& why, const detail::Deadline& deadline, const 
   constexpr Duration kRetry = std::chrono::milliseconds(200);  ///< between attempts
   constexpr Duration kAttempt = std::chrono::seconds(1);       ///< for each of them
   while (!stopping()) {
+    std::this_thread::sleep_for(kRetry);  // also at first: it may have been there, and sent us away
     try {
       return join(detail::Deadline(std::min<Duration>(deadline.left(), kAttempt)));
     } catch (const Error& e) {
       if (e.code() != Errc::DeadlinePassed && e.code() != Errc::PeerGone) throw;
       if (deadline.passed()) throw Error(Errc::PeerGone, why + "; and then: " + e.what());
     }
-    std::this_thread::sleep_for(kRetry);
   }
 }
 

@@ -162,7 +162,9 @@ Message to_message(const Answer& m) {
   return make(m.kType, {{"version", m.version}, {"refusal", printable(m.refusal)}});
 }
 Message to_message(const Transfer& m) {
-  return make(m.kType, {{"version", m.version}, {"plan", m.plan}, {"deadline_ms", m.deadline_ms}});
+  Message message = make(m.kType, {{"version", m.version}, {"deadline_ms", m.deadline_ms}});
+  message.blob = m.plan;
+  return message;
 }
 Message to_message(const Reduce& m) {
   std::vector<unsigned> takers(m.takers.begin(), m.takers.end());
@@ -170,12 +172,16 @@ Message to_message(const Reduce& m) {
               {{"version", m.version}, {"takers", takers}, {"deadline_ms", m.deadline_ms}});
 }
 Message to_message(const Commit& m) {
-  return make(m.kType, {{"version", m.version}, {"sums", m.sums}});
+  Message message = make(m.kType, {{"version", m.version}});
+  message.blob.assign(reinterpret_cast<const char*>(m.sums.data()),
+                      m.sums.size() * sizeof(m.sums[0]));
+  return message;
 }
 Message to_message(const Done& m) {
   return make(m.kType, {{"group", m.group},
                         {"version", m.version},
                         {"has", m.has},
+                        {"in_group", m.in_group},
                         {"failure", printable(m.failure)}});
 }
 
@@ -237,7 +243,7 @@ Answer read<Answer>(const Message& message) {
 template <>
 Transfer read<Transfer>(const Message& message) {
   const Fields f(message, Transfer::kType);
-  Transfer transfer{f.version(), f.text("plan", format::kMaxBuckets), f.deadline()};
+  Transfer transfer{f.version(), message.blob, f.deadline()};
   for (const char c : transfer.plan)
     if (c != static_cast<char>(Carriage::kept) && c != static_cast<char>(Carriage::broadcast) &&
         c != static_cast<char>(Carriage::direct))
@@ -259,17 +265,18 @@ template <>
 Commit read<Commit>(const Message& message) {
   const Fields f(message, Commit::kType);
   Commit commit{f.version(), {}};
-  for (const Json& sum : f.list("sums")) {
-    if (!sum.is_number_unsigned()) f.fail("sums", "with one that is no natural number");
-    commit.sums.push_back(sum.get<std::uint64_t>());
-  }
+  if (message.blob.size() % sizeof(commit.sums[0]) != 0)
+    f.fail("sums", std::to_string(message.blob.size()) + " bytes long");
+  commit.sums.resize(message.blob.size() / sizeof(commit.sums[0]));
+  if (!commit.sums.empty())
+    std::memcpy(commit.sums.data(), message.blob.data(), message.blob.size());
   return commit;
 }
 template <>
 Done read<Done>(const Message& message) {
   const Fields f(message, Done::kType);
   return {f.number("group", 1, ~std::uint64_t{0}), f.version(),
-          f.number("has", 0, format::kMaxRecord), f.text("failure")};
+          f.number("has", 0, format::kMaxRecord), f.flag("in_group"), f.text("failure")};
 }
 
 }  // namespace tenon::relay

@@ -88,7 +88,7 @@ enum class Carriage : char {
 struct Transfer {
   static constexpr const char* kType = "transfer";
   std::uint64_t version = 0;
-  std::string plan;  ///< a Carriage per bucket
+  std::string plan;  ///< a Carriage per bucket; the message's blob
   std::uint64_t deadline_ms = 0;
 };
 
@@ -100,8 +100,8 @@ struct Reduce {
   std::uint64_t deadline_ms = 0;
 };
 
-/// Sender: all buckets are out; `sums` (checksums of those sent, in their order) tell whether they
-/// came whole.
+/// Sender: all buckets are out; `sums` (checksums of those sent, in their order; 8 bytes each,
+/// little-endian, the message's blob) tell whether they came whole.
 struct Commit {
   static constexpr const char* kType = "commit";
   std::uint64_t version = 0;
@@ -115,6 +115,7 @@ struct Done {
   std::uint64_t group = 0;
   std::uint64_t version = 0;
   std::uint64_t has = 0;
+  bool in_group = true;  ///< still: its engine is of use
   std::string failure;
 };
 

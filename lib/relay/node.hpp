@@ -81,6 +81,11 @@ class PrefixedStore final : public Store {
           .nccl = why_no_nccl().empty()};
 }
 
+/// What the publication that relays an instance has as its label.
+[[nodiscard]] inline std::string relay_label(const std::string& instance, const std::string& more) {
+  return "relay of " + instance.substr(0, 16) + (more.empty() ? "" : ": " + more);
+}
+
 /// A duration as the messages have it: not negative, and no more than they allow.
 [[nodiscard]] inline std::uint64_t milliseconds(Duration duration) noexcept {
   constexpr std::chrono::hours kMost{24 * 365};

@@ -33,7 +33,8 @@ std::vector<std::uint64_t> send_buckets(const Outgoing& how, const Lease& lease,
   const bool staged = how.slots != wire;
   std::uint64_t room = 0;
   for (const Route& route : routes)
-    if (staged || route.shard != nullptr) room = std::max(room, bytes_of(route, layout));
+    if (staged || route.shard != nullptr)
+      room = std::max({room, bytes_of(route, layout), std::uint64_t{1}});
   const Staging staging(room, how.ahead + 1U);
   const auto prepare = [&](std::size_t n) -> Prepared {
     const Timed timed(report.prepare);

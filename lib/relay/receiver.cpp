@@ -17,6 +17,8 @@ namespace tenon::relay {
 namespace {
 
 constexpr Duration kPlacing = std::chrono::seconds(30);  ///< in GPU memory, of what has come
+constexpr Duration kSwitch =
+    std::chrono::seconds(5);  ///< for subscribers, PublishOptions::at_commit
 
 Layout layout_of(const Message& message, const Welcome& welcome) {
   Layout layout = read_layout(message);
@@ -81,6 +83,7 @@ class Receiver::Impl {
   std::optional<Publisher> publisher_;
   std::optional<Publisher::Update> update_;  ///< the version that is coming
   std::vector<std::uint64_t> sums_;          ///< of what came of it
+  std::optional<detail::Deadline> looking_;  ///< for a sender, since the last version came
   std::uint64_t streamed_ = 0;               ///< the last version that was tried, when streaming
   VersionReport report_;
 };
@@ -102,6 +105,9 @@ void Receiver::Impl::join(const detail::Deadline& deadline) {
                                     options_.name + "'");
   layout_ = layout_of(connection_->welcome(), welcome_);
   if (!hello.shard) return;
+  if (welcome_.reduce)
+    throw Error(Errc::Mismatch, "the sender at " + options_.from +
+                                    " reduces replicas, whose versions come whole, not as shards");
   const Layout all = *layout_;
   layout_ = layout_of_parts(all, options_);
   (void)Shard(*layout_, all);  // what the sender would refuse is refused here
@@ -116,8 +122,7 @@ void Receiver::Impl::create() {
   PublisherOptions how;
   how.memory = memory();
   how.mode = options_.mode;
-  how.label =
-      options_.label.empty() ? "relay of " + welcome_.instance.substr(0, 16) : options_.label;
+  how.label = relay_label(welcome_.instance, options_.label);
   how.progress = options_.progress;
   name_ = options_.as.empty() ? welcome_.publication : options_.as;
   publisher_ = Publisher::create(name_, *layout_, how);
@@ -144,8 +149,9 @@ void Receiver::Impl::run(const Watch& watch) {
 // The last version stays where it is, and current, until a sender has another.
 void Receiver::Impl::rejoin(const std::string& why) {
   give_up_version();
+  if (!looking_) looking_.emplace(options_.rejoin);
   join_again(
-      why, detail::Deadline(options_.rejoin),
+      why, *looking_,
       [this](const detail::Deadline& deadline) {
         join(deadline);
         note("joined the sender again");
@@ -178,6 +184,7 @@ void Receiver::Impl::make_room(const Offer& offer) {
     PublishOptions how;
     how.deadline = std::chrono::milliseconds(offer.deadline_ms);
     how.version = offer.version;
+    how.at_commit = kSwitch;
     how.check = [this] {
       group_.check();
       if (stopping()) throw Error(Errc::Aborted, "told to stop");
@@ -222,7 +229,8 @@ void Receiver::Impl::commit(const Commit& commit) {
     return fail(commit.version, e);
   }
   give_up_version();
-  connection_->send(to_message(Done{number_, commit.version, commit.version, {}}));
+  looking_.reset();
+  connection_->send(to_message(Done{number_, commit.version, commit.version, true, {}}));
   if (watch_.version) watch_.version(report_);
 }
 
@@ -232,7 +240,8 @@ void Receiver::Impl::fail(std::uint64_t version, const Error& error) {
   if (error.code() == Errc::Cuda) throw error;
   if (error.code() == Errc::Aborted) return;
   note("version " + std::to_string(version) + " did not arrive: " + error.what());
-  connection_->send(to_message(Done{number_, version, has(), error.what()}));
+  connection_->send(
+      to_message(Done{number_, version, has(), group_.engine() != nullptr, error.what()}));
 }
 
 // The next version is above this one; unless it streams, its unchanged buckets are there.

@@ -181,7 +181,7 @@ void Replica::Impl::hand_over(const Reduce& reduce) {
   if (!lease || lease->version() != reduce.version || group_.senders() == nullptr)
     throw Error(Errc::BadFormat, "a sender wants version " + std::to_string(reduce.version) +
                                      ", which it was not promised");
-  Done done{announced_.group, reduce.version, 0, {}};
+  Done done{.group = announced_.group, .version = reduce.version, .failure = {}};
   try {
     const detail::Deadline deadline{std::chrono::milliseconds(reduce.deadline_ms)};
     (void)reducer_->run({*group_.engine(), *group_.senders(), reduce.takers}, *lease, deadline,
@@ -190,6 +190,7 @@ void Replica::Impl::hand_over(const Reduce& reduce) {
     group_.leave();
     if (e.code() == Errc::Cuda) throw;
     if (e.code() == Errc::Aborted) return;  // the sender knows
+    done.in_group = false;
     done.failure = e.what();
     note("version " + std::to_string(reduce.version) + " was not handed on: " + e.what());
   }

@@ -7,15 +7,25 @@
 #include "sender_impl.hpp"
 
 namespace tenon::relay {
+namespace {
+
+// Whether an error of the group is this process's own, which another group would not mend.
+bool is_ours(Errc code) {
+  return code == Errc::NoEngine || code == Errc::NoDevice || code == Errc::NoMemoryKind ||
+         code == Errc::Cuda || code == Errc::ForkedChild;
+}
+
+}  // namespace
 
 void Sender::Impl::run(const Watch& watch) {
   watch_ = watch;
   try {
     while (!stopping()) {
       pump(detail::Deadline(complete() ? Duration::zero() : detail::kSlice), [] { return false; });
-      if (!complete()) continue;
-      options_.expect = 0;  // it is for the first version
-      work();
+      if (complete())
+        work();
+      else
+        check_publication();
     }
   } catch (const Error& e) {
     for (const auto& [peer, member] : members_)
@@ -37,18 +47,33 @@ std::optional<Lease> Sender::Impl::next_version() {
 // without those who are lost, and what they lack offered again.
 void Sender::Impl::work() {
   std::optional<Lease> lease;
+  const auto attempt = [this](const auto& action) {
+    try {
+      action();
+      return true;
+    } catch (const Error& e) {
+      group_.leave();
+      if (is_ours(e.code())) throw;
+      if (stopped_) return false;
+      note(std::string("the group is broken up: ") + e.what());
+      if (e.code() != Errc::Aborted) pump(detail::Deadline(kRetry), [] { return false; });
+      return false;
+    }
+  };
+  if (!group_is_whole() && !attempt([this] { form_group(); })) return check_publication();
+  lease = next_version();
+  if (!lease) return;
+  (void)attempt([&] { hand_on(*lease); });
+  tell_replicas(lease->version(), {});  // whatever became of it, they let go of it
+}
+
+// Throws what the publication ended with, if it has.
+void Sender::Impl::check_publication() {
   try {
-    if (!group_is_whole()) form_group();
-    lease = next_version();
-    if (lease) hand_on(*lease);
+    (void)subscriber_.wait(newer_than(format::kMaxRecord), Duration::zero());
   } catch (const Error& e) {
-    if (e.code() != Errc::DeadlinePassed && e.code() != Errc::PeerGone && e.code() != Errc::Aborted)
-      throw;
-    group_.leave();
-    if (stopped_) return;
-    note(std::string("the group is broken up: ") + e.what());
+    if (e.code() != Errc::DeadlinePassed) throw;
   }
-  if (lease) tell_replicas(lease->version(), {});  // whatever became of it, they let go of it
 }
 
 // The least that a receiver has who may be offered something now.
@@ -67,12 +92,27 @@ std::uint64_t Sender::Impl::lowest() const {
 void Sender::Impl::check_hello(const Hello& hello) const {
   if (hello.shard && options_.reduce)
     throw Error(Errc::InvalidArgument, "reduced versions come whole, not as shards");
+  const bool far = hello.shard || hello.memory.value_or(MemoryKind::cuda) != MemoryKind::cuda;
+  if (options_.engine == EngineKind::nccl && far)
+    throw Error(Errc::Mismatch, "this sender's engine is NCCL, for whole versions in GPU memory");
   if (!hello.reduce) return;
   if (hello.reduce != options_.reduce || hello.layout_hash != subscriber_.layout().hash())
     throw Error(Errc::Mismatch, "it is no replica of this publication");
   if (peers(true).size() + 1 == options_.replicas)
     throw Error(Errc::InvalidArgument,
                 "all " + std::to_string(options_.replicas) + " replicas are here already");
+}
+
+// The members reach each other at the addresses by which they reach the sender.
+void Sender::Impl::check_address(const std::string& local) const {
+  const auto loops = [](const std::string& address) {
+    return address.rfind("127.", 0) == 0 || address == "::1";
+  };
+  for (const auto& [peer, member] : members_)
+    if (loops(member.local) != loops(local))
+      throw Error(Errc::Mismatch, "it reaches the sender at " + local + ", and " + member.who +
+                                      " at " + member.local +
+                                      ": a loopback address is of no use to another node");
 }
 
 std::vector<PeerId> Sender::Impl::peers(bool replicas) const {
@@ -106,6 +146,7 @@ void Sender::Impl::take(const Event& event) {
       member.who = (member.is_replica() ? "replica " : "receiver ") + event.address + " (" +
                    member.hello.host + ", pid " + std::to_string(member.hello.pid) + ")";
       check_hello(member.hello);
+      check_address(member.local);
       note(member.who + " joined");
       const bool decided = !member.hello.shard;
       (decided ? members_ : undecided_).emplace(event.peer, std::move(member));
@@ -146,7 +187,7 @@ void Sender::Impl::take_message(PeerId peer, Member& member, const Message& mess
     if (done.failure.empty()) {
       member.failures = 0;
     } else if (done.group == groups_) {
-      group_.break_before(groups_ + 1);  // its end of the engine may be dead, unlike ours
+      if (!done.in_group) group_.break_before(groups_ + 1);  // its end is dead, unlike ours
       member.has = done.has;
       fail(peer, "version " + std::to_string(done.version) + " did not arrive: " + done.failure);
     }
@@ -186,6 +227,7 @@ void Sender::Impl::form_group() {
                      .receivers = static_cast<int>(peers.size()) + 1 - senders(),
                      .engine = choose_engine()};
   const detail::Deadline deadline(options_.deadline);
+  const detail::Deadline end(options_.deadline + std::chrono::seconds(1));  // for all to say so
   const int size = static_cast<int>(peers.size()) + 1;
   int rank = 0;
   for (const PeerId peer : peers) {
@@ -204,24 +246,24 @@ void Sender::Impl::form_group() {
     const Timed timed(report.warm_up);
     group_.warm_up(deadline);
   } catch (const Error& e) {
-    // Who is to blame is who says nothing. Where somebody was lost, the next group is announced at
+    // Who is to blame says nothing, or why. Where somebody was lost, the next group is announced at
     // once, and ends everybody's waiting in this one.
-    if (e.code() == Errc::DeadlinePassed) await_ready(groups_);
+    if (e.code() != Errc::Aborted) await_ready(end);
     throw;
   }
-  await_ready(groups_);
+  await_ready(end);
   if (!group_is_whole()) throw Error(Errc::Aborted, "not all receivers came into the group");
   if (watch_.group) watch_.group(report);
 }
 
 // What everybody in the group has. Who does not say so in time is sent away.
-void Sender::Impl::await_ready(std::uint64_t group) {
+void Sender::Impl::await_ready(const detail::Deadline& deadline) {
   const auto answered = [&] {
     return group_.is_broken() || std::all_of(members_.begin(), members_.end(), [&](const auto& m) {
              return m.second.rank == 0 || ready_.count(m.first) > 0;
            });
   };
-  pump(detail::Deadline(options_.deadline), answered);
+  pump(deadline, answered);
   group_.check();
   std::vector<PeerId> silent;
   std::map<PeerId, std::string> failed;
@@ -235,7 +277,7 @@ void Sender::Impl::await_ready(std::uint64_t group) {
     member.has = found->second.version;
     if (!found->second.failure.empty()) failed[peer] = found->second.failure;
   }
-  const std::string where = "it is not in group " + std::to_string(group) + ": ";
+  const std::string where = "it is not in group " + std::to_string(groups_) + ": ";
   for (const PeerId peer : silent) close(peer, where + "no answer in time");
   for (const auto& [peer, why] : failed) fail(peer, where + why);
 }

@@ -33,6 +33,9 @@ class Sender::Impl {
                                            "': it streams, and keeps no whole version that could "
                                            "be handed on; publish it in place or double-buffered");
     }
+    if (options_.engine == EngineKind::nccl && subscriber_.memory() != MemoryKind::cuda)
+      throw Error(Errc::InvalidArgument, "relaying '" + std::string(name) +
+                                             "' over NCCL: it is in host memory; take Gloo");
     reducer_ = make_reducer(options, subscriber_.layout(), subscriber_.memory());
   }
 
@@ -79,6 +82,7 @@ class Sender::Impl {
   }
   [[nodiscard]] std::uint64_t lowest() const;
   void check_hello(const Hello& hello) const;
+  void check_address(const std::string& local) const;
   [[nodiscard]] int senders() const noexcept { return static_cast<int>(options_.replicas); }
   [[nodiscard]] std::vector<PeerId> peers(bool replicas) const;
   [[nodiscard]] bool complete() const {
@@ -100,7 +104,8 @@ class Sender::Impl {
   // Groups.
   void form_group();
   [[nodiscard]] EngineKind choose_engine() const;
-  void await_ready(std::uint64_t group);
+  void await_ready(const detail::Deadline& deadline);
+  void check_publication();
   [[nodiscard]] bool group_is_whole() const;
 
   // Versions.
@@ -138,7 +143,7 @@ class Sender::Impl {
 // Takes events until `done` or the deadline; those that are there already in any case.
 template <class Done>
 void Sender::Impl::pump(const detail::Deadline& deadline, const Done& done) {
-  while (!stopped_) {
+  while (!stopping()) {
     const bool finished = done() || deadline.passed();
     const auto slice = detail::Deadline(
         finished ? Duration::zero() : std::min(deadline.left(), Duration(detail::kSlice)));

@@ -86,7 +86,7 @@ std::vector<PeerId> Sender::Impl::offer(std::uint64_t version, const std::vector
   std::vector<PeerId> takers;
   for (const PeerId peer : asked) {
     const auto answer = answers_.find(peer);
-    if (answer == answers_.end()) {
+    if (answer == answers_.end() || answer->second.version != version) {
       close(peer, "it did not answer in time");
       continue;
     }
@@ -159,6 +159,7 @@ void Sender::Impl::conclude(std::uint64_t version, const std::vector<PeerId>& ta
     listener_.send(peer, to_message(commit));
     found->second.has = version;
   }
+  options_.expect = 0;  // it was for the first version
 }
 
 }  // namespace tenon::relay

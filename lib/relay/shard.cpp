@@ -136,6 +136,17 @@ Shard::Shard(const Layout& wanted, const Layout& all)
     Piece piece = piece_of(wanted, i, all);
     if (!wanted.tied_to(i)) pieces_[wanted[i].bucket].push_back(std::move(piece));
   }
+  // Room is made for a bucket: no more than its parameters need, wherever it says they lie.
+  for (std::size_t b = 0; b < wanted.bucket_count(); ++b) {
+    std::uint64_t needed = 0;
+    const auto [first, last] = wanted.bucket_parameters(b);
+    for (std::size_t i = first; i < last; ++i)
+      if (!wanted.tied_to(i)) needed += format::round_up(wanted[i].bytes, format::kAlignment);
+    if (wanted.bucket_bytes(b) > needed)
+      throw Error(Errc::Mismatch, "a receiver wants bucket " + std::to_string(b) + " of " +
+                                      std::to_string(wanted.bucket_bytes(b)) +
+                                      " bytes, and its parameters need " + std::to_string(needed));
+  }
 }
 
 std::uint64_t Shard::written_in(std::size_t b, const Lease& lease) const {
@@ -147,6 +158,7 @@ std::uint64_t Shard::written_in(std::size_t b, const Lease& lease) const {
 
 void Shard::fill(std::size_t b, const Lease& lease, MemoryKind slots, std::byte* to,
                  const detail::Deadline& deadline) const {
+  std::memset(to, 0, wanted_.bucket_bytes(b));  // what lies between is nobody's to see
   std::vector<std::byte> whole;
   for (const Piece& piece : pieces_[b]) {
     const View view = lease[piece.parameter];

@@ -98,6 +98,7 @@ class UpdateGroup::Impl {
     how.secret = options.secret;
     how.join = options.timeout;
     if (how.as.empty()) how.as = options.name;
+    as_ = how.as;
     const detail::Deadline deadline(options.timeout);
     feeder_ = std::make_unique<Feeder>(how, watch());
     subscriber_.emplace(
@@ -116,14 +117,19 @@ class UpdateGroup::Impl {
             newer_than(version_), std::min<Duration>(deadline.left(), std::chrono::seconds(1))));
         return version_ = held_->version();
       } catch (const Error& e) {
-        if (e.code() == Errc::Closed) feeder_->check();  // why it is closed
-        if (e.code() != Errc::DeadlinePassed || deadline.passed()) throw;
+        feeder_->check();
+        if (deadline.passed()) throw;
+        if (e.code() == Errc::Closed || e.code() == Errc::PublisherGone)
+          follow(deadline);
+        else if (e.code() != Errc::DeadlinePassed)
+          throw;
       }
     }
   }
   [[nodiscard]] const Lease& version() const {
     if (held_) return *held_;
-    throw Error(Errc::InvalidArgument, "no version of '" + options_.name + "' before an update()");
+    throw Error(Errc::InvalidArgument,
+                "no version of '" + options_.name + "' is held before an update() that succeeded");
   }
   [[nodiscard]] std::vector<double> get(std::string_view name, std::size_t count) const {
     const View view = version()[name];
@@ -148,6 +154,12 @@ class UpdateGroup::Impl {
     };
     return watch;
   }
+  /// The trainer started again: its successor is another publication, here too, and counts anew.
+  void follow(const detail::Deadline& deadline) {
+    subscriber_.emplace(
+        Subscriber::attach(as_, {.deadline = deadline.left(), .label = "update group"}));
+    version_ = 0;
+  }
   void await_members(const detail::Deadline& deadline) {
     std::unique_lock lock(mutex_);
     while (ranks_ < options_.world_size && !deadline.passed()) {
@@ -162,6 +174,7 @@ class UpdateGroup::Impl {
   }
 
   UpdateGroupOptions options_;
+  std::string as_;  ///< name of the publication on this node
   std::mutex mutex_;
   std::condition_variable changed_;
   int ranks_ = 0;                   ///< in the newest group

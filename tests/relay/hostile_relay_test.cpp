@@ -142,7 +142,7 @@ TEST_F(HostileSender, CannotTransferWhatItDidNotOffer) {
   const auto engine = form_group();
   say(to_message(relay::Offer{3, 1000}));
   EXPECT_EQ(answer<relay::Answer>().refusal, "");
-  say(Message{"transfer", Json{{"version", 3}, {"plan", "bbx"}, {"deadline_ms", 1}}.dump(), {}});
+  say(Message{"transfer", Json{{"version", 3}, {"deadline_ms", 1}}.dump(), "bbx"});
   expect_that_it_leaves("its plan is with 'x'");
 }
 
