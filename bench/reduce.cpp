@@ -30,7 +30,8 @@ namespace {
 constexpr std::size_t kWarmUp = 2;
 constexpr std::size_t kRounds = 15;
 constexpr std::array<int, 2> kReplicas{2, 4};
-constexpr std::size_t kElements = (std::size_t{8} << 20U) + 3;  // of the bucket; no multiple of 2
+constexpr std::size_t kElements = std::size_t{8} << 20U;
+constexpr std::size_t kOdd = 3;  // more, so that they do not divide by the number of ranks
 
 enum Way : std::uint64_t { scatter, all, way_count };
 constexpr std::array<const char*, way_count> kWays{"reduce-scatter", "all-reduce and slice"};
@@ -54,7 +55,7 @@ class Reduce {
   Reduce(const Options& options, const std::string& rate, int replicas, Report& report)
       : options_(options),
         report_(report),
-        elements_(kElements / (options.shrink * options.shrink)),
+        elements_(kElements / (options.shrink * options.shrink) + kOdd),
         replicas_(replicas),
         part_((elements_ + ranks() - 1) / ranks()),
         network_(replicas, rate) {
