@@ -36,7 +36,7 @@ class IoThread {
 };
 
 /// How long a destructor waits for its last words to be taken.
-inline constexpr Duration kGoodbye = std::chrono::milliseconds(200);
+inline constexpr Duration kGoodbye = std::chrono::seconds(1);
 
 /// One connection. Everything in the io thread, after start().
 class Link : public std::enable_shared_from_this<Link> {
