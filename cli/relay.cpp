@@ -9,6 +9,7 @@
 #include <tenon/name.hpp>
 #include <tenon/relay.hpp>
 #include <thread>
+#include <utility>
 
 #include "commands.hpp"
 #include "memory.hpp"
@@ -132,7 +133,7 @@ relay::Watch watch_for(const Output& output, const char* did, const std::string&
 
 // One sender after the other: a trainer that starts again is another publication.
 void send_until_signal(SendOptions& options) {
-  bool first = true;
+  bool first = true, said = false;
   const detail::Deadline appear(options.relay.attach);
   options.relay.attach = std::min<Duration>(options.relay.attach, kLook);
   while (!was_signalled()) {
@@ -140,16 +141,16 @@ void send_until_signal(SendOptions& options) {
       relay::Sender sender(options.name, options.relay);
       options.relay.listen = sender.address();  // receivers find its successor there
       if (first) tell_start(options.output, "listening", options.name, "address", sender.address());
-      first = false;
+      first = said = false;
       const StopOnSignal stop(sender);
       sender.run(watch_for(options.output, "sent", options.name));
     } catch (const Error& error) {
       const bool ended = error.code() == Errc::PublisherGone || error.code() == Errc::Closed;
       const bool absent = error.code() == Errc::NotFound || error.code() == Errc::DeadlinePassed;
       const bool in_vain = first && appear.passed();
-      if (!ended && (!absent || in_vain)) throw;
-      if (ended && !options.output.quiet)
-        complain(printable(error.what()) + "; waiting for its successor");
+      if ((!ended && !absent) || in_vain) throw;
+      if (!ended || first || std::exchange(said, true)) continue;
+      if (!options.output.quiet) complain(printable(error.what()) + "; waiting for its successor");
     }
   }
 }
