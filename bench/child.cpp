@@ -54,6 +54,12 @@ Family::~Family() {
   ::_exit(status);  // never back into the parent's code
 }
 
+void Family::kill(::pid_t pid) {
+  if (std::erase(running_, pid) == 0) return;
+  (void)::kill(pid, SIGKILL);
+  (void)::waitpid(pid, nullptr, 0);
+}
+
 void Family::check() {
   for (std::size_t i = 0; i < running_.size();) {
     int status = 0;

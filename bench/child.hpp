@@ -70,6 +70,8 @@ class Family {
   /// Runs `body` in a child, which exits with 0, or with 1 when it throws. The child dies with this
   /// process, and by itself after ten minutes. Call while this process has one thread.
   ::pid_t fork(const std::function<void()>& body);
+  /// Kills a child and waits for its end, which is no failure then.
+  void kill(::pid_t pid);
   /// Throws when a child has failed.
   void check();
   /// Waits until every child has ended by itself; throws when one fails or time is up.

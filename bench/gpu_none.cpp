@@ -19,5 +19,6 @@ nlohmann::json describe_gpu(const Options&) { refuse(); }
 nlohmann::json run_gpu_gather(const Options&) { refuse(); }
 nlohmann::json run_gpu_handoff(const Options&) { refuse(); }
 nlohmann::json run_gpu_handles(const Options&) { refuse(); }
+nlohmann::json run_gpu_relay(const Options&) { refuse(); }
 
 }  // namespace tenon::bench

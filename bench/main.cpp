@@ -5,8 +5,10 @@
 //   wake     from commit to a subscriber that has the version, spinning and asleep
 //   handoff  publish to usable view in every mode; what adopting a version costs; memory
 //   handles  CUDA's handles opened every step, against adopting (with --memory cuda)
+//   relay    a version to another node, against Gloo's own broadcast (with TENON_RELAY)
+//   reduce   replicas averaged by reduce-scatter, against all-reduce (with TENON_RELAY)
 //
-// With --memory cuda, gather, handoff and handles are about GPU memory.
+// With --memory cuda, gather, handoff, handles and relay are about GPU memory.
 //
 // Exit code: 0, or 1 when a byte that was handed over was wrong or a scenario failed, 2 for bad
 // usage, 130 when interrupted. Whether a target was met is printed, and is no exit code: speed
@@ -16,7 +18,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <charconv>
 #include <exception>
@@ -41,11 +42,24 @@ struct Scenario {
   Run host;  // null: there is none
   Run gpu;   // null: it is about no GPU memory
 };
-constexpr std::array<Scenario, 5> kScenarios{{{"gather", run_gather, run_gpu_gather},
-                                              {"attach", run_attach, nullptr},
-                                              {"wake", run_wake, nullptr},
-                                              {"handoff", run_handoff, run_gpu_handoff},
-                                              {"handles", nullptr, run_gpu_handles}}};
+constexpr Scenario kScenarios[] = {
+    {"gather", run_gather, run_gpu_gather},
+    {"attach", run_attach, nullptr},
+    {"wake", run_wake, nullptr},
+    {"handoff", run_handoff, run_gpu_handoff},
+    {"handles", nullptr, run_gpu_handles},
+#ifdef TENON_BENCH_RELAY
+    {"relay", run_relay, run_gpu_relay},
+    {"reduce", run_reduce, nullptr},
+#endif
+};
+
+std::vector<std::string> scenario_names() {
+  std::vector<std::string> names;
+  for (const Scenario& scenario : kScenarios) names.emplace_back(scenario.name);
+  names.emplace_back("all");
+  return names;
+}
 
 struct Arguments {
   std::vector<std::string> scenarios;
@@ -138,7 +152,7 @@ int main_of(int argc, char** argv) {
   app.footer("Example: tenon-bench gather --json > gather.json");
   app.add_option("scenario", a.scenarios, "what to measure, one or several")
       ->required()
-      ->check(CLI::IsMember({"gather", "attach", "wake", "handoff", "handles", "all"}));
+      ->check(CLI::IsMember(scenario_names()));
   CLI::Option* const json =
       app.add_option("--json", a.file, "write one JSON object: to FILE, or instead of tables")
           ->type_name("[FILE]")
@@ -148,9 +162,14 @@ int main_of(int argc, char** argv) {
   app.add_option("--model", a.options.model, "for gather, handoff and handles")
       ->capture_default_str();
   app.add_option("--shrink", a.options.shrink,
-                 "GPU rows: divide every dimension of the model; shows that it runs")
+                 "GPU and relay rows: divide every dimension of the model; shows that it runs")
       ->check(CLI::PositiveNumber);
   app.add_option("--layers", a.options.layers, "keep only the model's first so many layers");
+#ifdef TENON_BENCH_RELAY
+  app.add_option("--rate", a.options.rate,
+                 "for relay and reduce: of each node's cable, as tc has it; 0: unshaped only")
+      ->capture_default_str();
+#endif
   app.add_flag("!--no-pin", a.options.pin, "let the scheduler place publisher and subscriber");
   app.add_flag("--quick", a.options.quick,
                "a handful of samples: shows that it runs, measures nothing");

@@ -32,7 +32,8 @@ void print_row(const nlohmann::json& row) {
   fmt::print("{:<46} {:>11} {:>7} {:>10} {:>10} {:>10} {:>10} {:>7} {:>5}\n", name, count("bytes"),
              count("tensors"), time_text(row, "min_us"), time_text(row, "p50_us"),
              time_text(row, "p99_us"), time_text(row, "max_us"), rate, wrong);
-  if (row.contains("gpu")) fmt::print("    {}\n", row["gpu"].dump());
+  for (const char* key : {"gpu", "more"})
+    if (row.contains(key)) fmt::print("    {}\n", row[key].dump());
 }
 
 void print_figure(const std::string& name, const nlohmann::json& figure) {
@@ -78,6 +79,7 @@ void Report::add(const Row& row) {
     if (row.bytes > 0) j["gb_per_s"] = static_cast<double>(row.bytes) / 1e3 / row.samples.p50();
   }
   if (!row.gpu.is_null()) j["gpu"] = row.gpu;
+  if (!row.more.is_null()) j["more"] = row.more;
   json_["rows"].push_back(std::move(j));
 }
 

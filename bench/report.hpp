@@ -18,6 +18,7 @@ struct Row {
   Samples samples{};          ///< empty for a row that is a size
   std::uint64_t wrong = 0;    ///< tensors whose bytes were not as expected; 0 or the run has failed
   nlohmann::json gpu{};       ///< of GPU rows: further figures by name
+  nlohmann::json more{};      ///< of other rows: the same
 };
 
 struct Target {

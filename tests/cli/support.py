@@ -272,6 +272,8 @@ class PrivateShm:
             self._check(self.libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, self.options.encode()))
         except OSError as error:
             self.__exit__()
+            if os.environ.get("TENON_REQUIRE_NAMESPACES") == "1":
+                raise
             raise unittest.SkipTest(f"mount namespaces are not to be had here: {error}")
         return self
 

@@ -134,9 +134,11 @@ TEST_F(NcclEngine, UniqueIdThatCannotBeMadeSaysWhatNcclSays) {
   EXPECT_THROWS(System, "unhandled system error (injected failure)", (void)make());
 }
 
-TEST_F(NcclEngine, FirstCollectiveThatFailsIsAFailureToConnect) {
+TEST_F(NcclEngine, FirstCollectiveThatFailsIsAFailureToWarmUp) {
   const Variable fail("TENON_NCCL_SIM_FAIL", "ncclAllReduce:1:6");
-  EXPECT_THROWS(PeerGone, "remote process exited or there was a network error", (void)make());
+  const auto engine = make();
+  EXPECT_THROWS(PeerGone, "remote process exited or there was a network error",
+                engine->warm_up(soon()));
 }
 
 TEST_F(NcclEngine, IdOfAnotherEngineIsRefused) {

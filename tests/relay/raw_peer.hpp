@@ -19,11 +19,12 @@ using detail::Deadline;
 inline const std::string kSecret = "a secret of many bytes";
 inline const std::string kAnyPort = "127.0.0.1:0";
 
-/// Quick, and still not so quick that a busy machine breaks it.
+/// Quick, but patient with the silent, whom a busy machine or ThreadSanitizer makes of anybody.
 inline RendezvousOptions quick() {
   RendezvousOptions options{kSecret, {}};
   options.limits.join = 1s;
   options.limits.heartbeat = 50ms;
+  options.limits.silence = 20s;
   return options;
 }
 

@@ -248,7 +248,7 @@ TEST(Session, FramesBeforeTheirTimeEndIt) {
 TEST(Session, JsonOfOthersIsBounded) {
   const std::string deep = std::string(100, '[') + std::string(100, ']');
   for (const std::string& json :
-       {std::string("no JSON"), std::string("[]"), R"({"type":"a","fields":)" + deep + "}",
+       {std::string("no JSON"), std::string("[]"), R"({"type":"a","fields":{"a":)" + deep + "}}",
         std::string(R"({"type":"A","fields":{}})"), std::string(R"({"type":"a"})"),
         std::string(R"({"type":"a","fields":[]})"), std::string(R"({"type":"a","fields":1})"),
         std::string(R"({"type":"a","type":"b","fields":{}})"),

@@ -85,7 +85,7 @@ class Listener::Impl final : Link::Owner {
     try {
       if (auto socket = accept_from(acceptor_, none_left)) greet(*std::move(socket));
     } catch (const std::exception& error) {
-      detail::report("a relay that connected to " + address_ + ": " + error.what());
+      detail::report({"a relay that connected to ", address_, ": ", error.what()});
     }
     return none_left;
   }
