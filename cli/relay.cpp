@@ -132,9 +132,11 @@ relay::Watch watch_for(const Output& output, const char* did, const std::string&
   return watch;
 }
 
-// Makes and runs a sender or replica.
-void send_once(SendOptions& options, bool& first) {
+// Makes and runs a sender or replica. Then the publication is there: what is waited for next has
+// not been `said`.
+void send_once(SendOptions& options, bool& first, bool& said) {
   const auto started = [&](const char* event, const char* key, const std::string& address) {
+    said = false;
     if (std::exchange(first, false)) tell_start(options.output, event, options.name, key, address);
   };
   const relay::Watch watch = watch_for(options.output, "sent", options.name);
@@ -158,19 +160,19 @@ void send_once(SendOptions& options, bool& first) {
 
 // One after the other: a trainer that starts again is another publication.
 void send_until_signal(SendOptions& options) {
-  bool first = true;
+  bool first = true, said = false;
   const detail::Deadline appear(options.relay.attach);
   options.relay.attach = std::min<Duration>(options.relay.attach, kLook);
   while (!was_signalled()) {
     try {
-      send_once(options, first);
+      send_once(options, first, said);
     } catch (const Error& error) {
       const bool ended = error.code() == Errc::PublisherGone || error.code() == Errc::Closed;
       const bool absent = error.code() == Errc::NotFound || error.code() == Errc::DeadlinePassed;
       const bool in_vain = first && appear.passed();
-      if (!ended && (!absent || in_vain)) throw;
-      if (ended && !options.output.quiet)
-        complain(printable(error.what()) + "; waiting for its successor");
+      if ((!ended && !absent) || in_vain) throw;
+      if (!ended || first || std::exchange(said, true)) continue;
+      if (!options.output.quiet) complain(printable(error.what()) + "; waiting for its successor");
     }
   }
 }

@@ -121,7 +121,7 @@ class RelayCase(Case):
     def instance_on(self, number):
         node = self.network.nodes[number]
         done = run("inspect", NAME, "--json", inside=node.enter, env=node.environment())
-        return json.loads(done.stdout)["instance"] if done.returncode == 0 else None
+        return json.loads(done.stdout).get("instance") if done.returncode == 0 else None
 
     def assert_is_followed(self, tensors, before):
         """Node 2 comes to serve version 1 of another instance."""

@@ -3,10 +3,11 @@
 import os
 import signal
 import subprocess
+import sys
 import unittest
 
 from relays import MIB, NAME, SENDER, SMALL, RelayCase, Trainer
-from support import KIND, large, pattern, wait_until
+from support import KIND, large, pattern
 
 
 class Waiting(RelayCase):
@@ -18,10 +19,13 @@ class Waiting(RelayCase):
 
     def test_for_a_publication(self):
         send = self.start_on(1, *self.send_arguments("--timeout", "10m"))
-        Trainer(self, SMALL)
+        trainer = Trainer(self, SMALL)
         self.assertEqual(send.line(), f"listening {NAME} address={SENDER}")
+        self.recv(2)
+        self.assert_serves(2, 1, SMALL)
+        trainer.end()
+        send.wait_for_stderr("waiting for its successor")
         self.assert_interrupt_ends(send)
-        self.assert_interrupt_ends(self.started(self.start_on(2, "relay", "send", "other", "--timeout", "10m")))
 
     def test_for_a_sender(self):
         recv = self.start_on(2, *self.recv_arguments("--timeout", "10m"))
@@ -29,21 +33,24 @@ class Waiting(RelayCase):
         self.send()
         self.assert_serves(2, 1, SMALL)
         self.assert_interrupt_ends(recv)
-        self.assert_interrupt_ends(
-            self.started(self.start_on(3, "relay", "recv", NAME, "--from", "127.0.0.1:4712", "--timeout", "10m"))
+
+    def test_for_an_answer(self):
+        listening = (
+            "import socket, sys; s = socket.create_server(('10.77.0.1', 4712)); print(flush=True);"
+            "peer = s.accept(); print(flush=True); sys.stdin.read()"
         )
-
-    @staticmethod
-    def started(process):
-        """It handles signals from some moment on, of which nothing is seen from outside but its mask."""
-
-        def handles_interrupts():
-            with open(f"/proc/{process.pid}/status") as file:
-                caught = next(line.split()[1] for line in file if line.startswith("SigCgt"))
-            return int(caught, 16) >> (signal.SIGINT - 1) & 1
-
-        wait_until(handles_interrupts, "SIGINT to be handled")
-        return process
+        silent = subprocess.Popen(
+            [*self.network.nodes[1].enter, sys.executable, "-c", listening],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self.addCleanup(silent.communicate)
+        silent.stdout.readline()
+        recv = self.start_on(
+            2, "relay", "recv", NAME, "--from", "10.77.0.1:4712", "--secret-file", self.secret, "--timeout", "10m"
+        )
+        silent.stdout.readline()  # it has come
+        self.assert_interrupt_ends(recv)
 
     def test_for_a_lost_sender_as_long_as_it_is_told_to(self):
         Trainer(self, SMALL)
@@ -139,6 +146,13 @@ class Refusals(RelayCase):
         process = self.start_on(2, *self.recv_arguments("--as", name))
         self.assertEqual(process.line(), f"receiving {name} from={SENDER}")
         self.on(2, "verify", name, self.path(f"{NAME}.safetensors"), "--timeout", "30s")
+
+    def test_of_a_publication_whose_trainer_is_dead(self):
+        trainer = Trainer(self, SMALL)
+        trainer.serve.send(signal.SIGKILL)
+        trainer.serve.wait()
+        self.assert_refused(1, self.send_arguments("--timeout", "1s"), 5, f"attaching to '{NAME}': .*tenon gc")
+        self.on(1, "gc")
 
     def test_of_a_source_that_streams(self):
         tensors = [(f"t{i}", "U8", [2048], pattern(2048, i)) for i in range(4)]
