@@ -137,9 +137,11 @@ class Output(RelayCase):
         self.assert_serves(2, 1, SMALL)
         seen = json.loads(self.on(2, "inspect", NAME, "--json").stdout)
         self.assertEqual(
-            (seen["version"], seen["pid"], seen["label"], seen["memory"], seen["mode"], seen["parameter_count"]),
-            (1, recv.pid, "from the trainer", KIND, "double", 2),
+            (seen["version"], seen["pid"], seen["memory"], seen["mode"], seen["parameter_count"]),
+            (1, recv.pid, KIND, "double", 2),
         )
+        source = json.loads(self.on(1, "inspect", NAME, "--json").stdout)["instance"]
+        self.assertEqual(seen["label"], f"relay of {source[:16]}: from the trainer")
         self.assertRegex(self.on(2, "ls").stdout, rf"(?m)^{NAME} +")
         self.assertEqual(self.on(2, "get", NAME, "b").returncode, 0)
         self.assertEqual(json.loads(self.on(3, "ls", "--json").stdout), [])
