@@ -762,7 +762,10 @@ TEST_F(Faults, SubscriberThatGoesBehindWorkThatDoesNotEndIsReportedAndDoesNotHan
     EXPECT_NE(said.find("behind work that is still running"), std::string::npos) << said;
     return 0;
   });
-  EXPECT_TRUE(eventually([&] { return !pub.subscribers().empty(); }));
+  EXPECT_TRUE(eventually([&] {
+    const auto there = pub.subscribers();
+    return !there.empty() && there[0].holds == 1;
+  }));
   EXPECT_THROWS(DeadlinePassed, "holds version 1",
                 (void)model_.publish(pub, 2, {.deadline = 500ms}));
   EXPECT_EQ(engine.wait(), 0);
