@@ -43,7 +43,7 @@ namespace cuda = detail::cuda;
 using namespace std::chrono_literals;
 using Order = GpuStorage::Order;
 
-constexpr std::chrono::seconds kShareOfR3{90};
+constexpr std::chrono::seconds kShareOfR3{20};
 constexpr unsigned kProcesses = 4;
 
 enum class Task : std::uint32_t { open_tensors, look_up_tensors, open_buckets, adopt, look, stop };

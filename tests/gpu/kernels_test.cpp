@@ -279,7 +279,9 @@ int without_gpu(const char* why) {
 
 }  // namespace
 
-int main() {
+// "correct": without the timing, as under compute-sanitizer.
+int main(int argc, char** argv) {
+  const bool times = argc < 2 || std::strcmp(argv[1], "correct") != 0;
   int devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&devices);
   if (error != cudaSuccess) return without_gpu(cudaGetErrorString(error));
@@ -300,7 +302,7 @@ int main() {
   run("large", large);
   run("checksums", checksums);
   run("errors leave nothing behind", errors_leave_nothing_behind);
-  run("timing", timing);
+  if (times) run("timing", timing);
   std::printf("%d passed, %d failed, 0 skipped\n", passed, wrong);
   return wrong == 0 ? 0 : 1;
 }

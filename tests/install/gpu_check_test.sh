@@ -8,7 +8,7 @@ source=$1 folder=$2
 
 "$folder/bin/tenon" --version
 "$folder/bin/tenon-bench" --help >/dev/null
-for program in kernels_gpu_test scenarios_gpu_test; do
+for program in kernels_gpu_test scenarios_gpu_test engines_gpu_test; do
   status=0
   output=$("$folder/bin/$program") || status=$?
   if ((status == 0)); then
@@ -25,7 +25,7 @@ for program in kernels_gpu_test scenarios_gpu_test; do
   # Everything in the folder is skipped then, and shown as skipped.
   status=0
   output=$("$folder/run" "$folder/results") || status=$?
-  if ((status != 77)) || [[ $output != *"skipped kernels: no GPU"* ]]; then
+  if ((status != 77)) || [[ $output != *"skipped probe-device: no GPU"* ]]; then
     echo "run without a GPU: exit status $status, $output" >&2
     exit 1
   fi

@@ -18,12 +18,22 @@ struct EngineRow {
   bool exact;  ///< rounds sums of 16-bit floats once, divides behind the sum
 };
 
-#ifdef TENON_NCCL_SIM
-/// Over the simulated NCCL, as nodes of one GPU each: the way to have two ranks on one.
-inline std::unique_ptr<relay::Engine> make_simulated_nccl_engine(
+// Where there is CUDA and no simulation of it, there is real NCCL.
+#if TENON_TEST_CUDA && !TENON_TEST_SIM
+#define TENON_TEST_REAL_NCCL 1
+#endif
+
+#if defined(TENON_NCCL_SIM) || TENON_TEST_REAL_NCCL
+/// As nodes of one GPU each: the way to have two ranks on one. On the simulated CUDA runtime over
+/// the simulated NCCL.
+inline std::unique_ptr<relay::Engine> make_nccl_engine_of_a_node(
     const relay::Membership& membership, const detail::Deadline& deadline) {
+#ifdef TENON_NCCL_SIM
   ::setenv("TENON_NCCL_LIBRARY", TENON_NCCL_SIM, 1);
+#endif
   ::setenv("NCCL_HOSTID", ("node" + std::to_string(membership.rank)).c_str(), 1);
+  ::setenv("NCCL_SOCKET_IFNAME", "lo", 0);
+  ::setenv("NCCL_IB_DISABLE", "1", 0);
   return relay::make_nccl_engine(membership, 0, deadline);
 }
 #endif
@@ -32,9 +42,11 @@ inline std::ostream& operator<<(std::ostream& out, const EngineRow& row) { retur
 
 inline std::vector<EngineRow> engine_rows() {
   return {
+#if !TENON_TEST_REAL_NCCL
       {"Gloo", MemoryKind::host, relay::make_gloo_engine, true},
-#ifdef TENON_NCCL_SIM
-      {"Nccl", MemoryKind::cuda, make_simulated_nccl_engine, false},
+#endif
+#if defined(TENON_NCCL_SIM) || TENON_TEST_REAL_NCCL
+      {"Nccl", MemoryKind::cuda, make_nccl_engine_of_a_node, false},
 #endif
   };
 }
