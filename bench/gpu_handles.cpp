@@ -4,7 +4,7 @@
 //   R3  one handle per tensor: got, opened, waited for, closed (what most systems did)
 //   R4  a record per tensor, the handles opened once and kept
 //   R5  one flat bucket per handle: got, opened, waited for, closed (what they do now)
-//   R6  Tenon: the version adopted, every source unchanged
+//   R6  Tenon: parameters that live in the slots, adopted
 //   R7  Tenon: gathered, then adopted
 //
 // Timed by CLOCK_MONOTONIC, from the trainer's first call to the moment at which the other process
@@ -279,7 +279,6 @@ class Trainer {
         shelf_(shelf),
         stream_(*options.device),
         payload_(options, layout, Order::apart, stream_),
-        unchanged_(payload_.unchanged()),
         publisher_(
             Publisher::create(options.publication(0), layout,
                               {.memory = tenon::cuda(*options.device), .mode = Mode::in_place})) {
@@ -296,7 +295,11 @@ class Trainer {
       const bool counts = round >= warm_up;
       time(kR7, counts, [&] { publisher_.publish(payload_.sources(), stream_, {.require = 1}); });
       look(kR7);
-      time(kR6, counts, [&] { publisher_.publish(unchanged_, stream_, {.require = 1}); });
+      Publisher::Update update = open_all();
+      time(kR6, counts, [&] {
+        for (std::size_t b = 0; b < layout_.bucket_count(); ++b) update.seal(b);
+        update.commit();
+      });
       look(kR6);
       time(kR5, counts, [&] { export_all(shelf_.buckets, buckets_); });
       time(kR4, counts, [&] { write_tensor_records(); });
@@ -313,6 +316,13 @@ class Trainer {
     double us = 0;
     for (const double sample : so_far.values()) us += sample;
     return so_far.size() < 2 || us < std::chrono::microseconds(kShareOfR3).count();
+  }
+
+  // The bytes of the version before are those of the next one: the trainer wrote in place.
+  [[nodiscard]] Publisher::Update open_all() {
+    Publisher::Update update = publisher_.begin(stream_, {.require = 1});
+    for (std::size_t b = 0; b < layout_.bucket_count(); ++b) (void)update.open(b);
+    return update;
   }
 
   static Record record_of(std::string_view name, const std::byte* data, std::uint64_t bytes) {
@@ -393,7 +403,6 @@ class Trainer {
   const Shelf& shelf_;
   GpuStream stream_;
   GpuPayload payload_;
-  std::vector<Source> unchanged_;
   Publisher publisher_;
   std::vector<const std::byte*> tensors_;  ///< allocations
   std::vector<const std::byte*> buckets_;

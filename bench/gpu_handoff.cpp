@@ -1,11 +1,11 @@
 // handoff on a GPU: from publish() in the trainer to what an engine in another process can use.
 //
-// Timed by CLOCK_MONOTONIC, from the entry of the call in the trainer: R6 every source unchanged,
-// so that only the version is adopted; R7 gather, then a lease; R8 gather into a few streaming
-// slots, and out of them into the engine's own storage; R9 the engine pulls out of the trainer's
-// own allocation. Every source gets new bytes before each round and the checksums of what the
-// engine has are compared after it, outside the timed part. Nobody is pinned: the CUDA runtime's
-// threads would inherit it.
+// Timed by CLOCK_MONOTONIC, from the entry of the call in the trainer: R6 parameters that live in
+// the slots, sealed and adopted; R6a the same with a publish() that is told that none of its
+// sources changed; R7 gather, then a lease; R8 gather into a few streaming slots, and out of them
+// into the engine's own storage; R9 the engine pulls out of the trainer's own allocation. Every
+// source gets new bytes before each round and the checksums of what the engine has are compared
+// after it, outside the timed part. Nobody is pinned: the CUDA runtime's threads would inherit it.
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -50,9 +50,11 @@ class GpuHandoff {
   void run() {
     const std::uint64_t bytes = layout_.payload_bytes();
     const std::uint64_t slots = kStreamedSlots * largest_bucket(streamed_);
-    const auto spinning = adopt("R6 adopt, spinning", Duration(std::chrono::seconds(1)), false);
-    const auto asleep = adopt("R6 adopt, asleep", Duration::zero(), false);
-    const auto gathered = adopt("R7 gather and adopt", detail::kDefaultSpin, true);
+    constexpr Duration kSpinning = std::chrono::seconds(1);
+    const auto spinning = adopt("R6 adopt, spinning", kSpinning, &GpuHandoff::born_in_slots);
+    const auto asleep = adopt("R6 adopt, asleep", Duration::zero(), &GpuHandoff::born_in_slots);
+    (void)adopt("R6a adopt, no source changed", kSpinning, &GpuHandoff::publish_unchanged);
+    const auto gathered = adopt("R7 gather and adopt", detail::kDefaultSpin, &GpuHandoff::publish);
     const auto streamed = load("R8 gather and load, batched copies", 2 * bytes + slots,
                                &GpuHandoff::stream, LoadBy::batch);
     const auto by_kernel =
@@ -98,9 +100,9 @@ class GpuHandoff {
     report_.add(row);
     return row;
   }
-  std::optional<Row> adopt(const std::string& name, Duration spin, bool changed) {
+  std::optional<Row> adopt(const std::string& name, Duration spin, TrainerBody trainer) {
     return play(
-        name, 2 * layout_.payload_bytes(), [&](Play& p) { publish(p, changed); },
+        name, 2 * layout_.payload_bytes(), [&](Play& p) { (this->*trainer)(p); },
         [&](Play& p) { hold(p, spin); });
   }
   std::optional<Row> load(const std::string& name, std::uint64_t bytes, TrainerBody trainer,
@@ -125,8 +127,10 @@ class GpuHandoff {
     return layout.bucket_count() > kStreamedSlots ? kStreamedSlots : 0;
   }
 
+  void publish(Play& play) { gather(play, true); }
+  void publish_unchanged(Play& play) { gather(play, false); }
   // Without `changed` the first version only is gathered.
-  void publish(Play& play, bool changed) {
+  void gather(Play& play, bool changed) {
     const GpuStream stream(*options_.device);
     GpuPayload payload(options_, layout_, Order::shuffled, stream);
     Publisher publisher = create(layout_, Mode::in_place);
@@ -143,6 +147,36 @@ class GpuHandoff {
     play.lead({prepare, hand_over}, layout_.bucket_count());
   }
 
+  // Writing is not timed. What is written is gathered out of sources that tell what must be there.
+  void born_in_slots(Play& play) {
+    const GpuStream stream(*options_.device);
+    GpuPayload payload(options_, layout_, Order::shuffled, stream);
+    Publisher publisher = create(layout_, Mode::in_place);
+    std::optional<Publisher::Update> update;
+    const auto prepare = [&](std::uint64_t round) {
+      payload.stamp(round);
+      update.emplace(publisher.begin(stream));
+      for (std::size_t b = 0; b < layout_.bucket_count(); ++b) {
+        std::byte* const slot = update->open(b);
+        const auto [first, last] = layout_.bucket_parameters(b);
+        for (std::size_t i = first; i < last; ++i) {
+          if (!layout_.tied_to(i))
+            copy_on_device(slot + layout_[i].offset,
+                           static_cast<const std::byte*>(payload.sources()[i].data),
+                           layout_[i].bytes, stream);
+        }
+      }
+      stream.synchronize();
+      return payload.sums();
+    };
+    play.lead({prepare, [&] { seal_and_commit(update, layout_); }}, layout_.bucket_count());
+  }
+  static void seal_and_commit(std::optional<Publisher::Update>& update, const Layout& layout) {
+    for (std::size_t b = 0; b < layout.bucket_count(); ++b) update->seal(b);
+    update->commit();
+    update.reset();
+  }
+
   void stream(Play& play) {
     const GpuStream stream(*options_.device);
     GpuPayload payload(options_, streamed_, Order::shuffled, stream);
@@ -155,7 +189,7 @@ class GpuHandoff {
     play.lead({prepare, hand_over}, streamed_.bucket_count());
   }
 
-  // The optimizer's writes are made before the time begins; the hand-over is sealing and commit.
+  // As born_in_slots(), but the slots are the trainer's own allocations.
   void unpacked(Play& play) {
     const GpuStream stream(*options_.device);
     GpuPayload payload(options_, layout_, Order::as_planned, stream);
@@ -169,12 +203,7 @@ class GpuHandoff {
       payload.stamp(round);
       return payload.sums();
     };
-    const auto hand_over = [&] {
-      for (std::size_t b = 0; b < plan.layout.bucket_count(); ++b) update->seal(b);
-      update->commit();
-      update.reset();
-    };
-    play.lead({prepare, hand_over}, plan.layout.bucket_count());
+    play.lead({prepare, [&] { seal_and_commit(update, plan.layout); }}, plan.layout.bucket_count());
   }
 
   // --- The engine's side ---

@@ -1,11 +1,13 @@
 // How the blocks and threads of the copy kernel divide their work: everything of it but the loads
 // and stores, so that the tests can run it, thread by thread, on a CPU.
 //
-// Blocks: the destination bytes of all items, one item after the other, are cut into one contiguous
-// share per block. In front of each item's bytes lies an imaginary kItemCost, so that a crowd of
-// tiny items is shared out too. A block finds its first item by one search and walks forward.
+// Blocks: the destination bytes of all items, one item after the other, are cut into tiles, which
+// the blocks take in turn: what is copied at one time lies close together, for the sake of the
+// GPU's address translation (docs/hardware-notes.md). In front of each item's bytes lies an
+// imaginary kItemCost, so that a crowd of tiny items is dealt out too. A block finds the first item
+// of its next tile by a search from the one it is at.
 //
-// Inside a block, of each item its part of the share is copied in one of two ways:
+// Inside a block, of each item its part of the tile is copied in one of two ways:
 //   runs   row by row, each by one team (a warp for short rows, else all threads): bytes up to the
 //          first address where wide accesses are possible, those, and the bytes left over. Which
 //          team begins changes from item to item, so that small items are copied side by side.
@@ -35,16 +37,19 @@
 
 namespace tenon::walk {
 
-inline constexpr std::uint32_t kThreads = 256;  // of a block
+// One block per multiprocessor, with 512 x 4 x 16 bytes = 32 KiB in flight: more of either costs
+// bandwidth (docs/performance.md).
+inline constexpr std::uint32_t kThreads = 512;  // of a block
 inline constexpr std::uint32_t kWarp = 32;
-inline constexpr std::uint32_t kInFlight = 8;  // accesses of a thread before it waits for the first
-inline constexpr std::uint32_t kFewInFlight = 4;   // the same where each takes more registers
-inline constexpr std::uint64_t kItemCost = 2048;   // what one item more costs a block, in bytes
-inline constexpr std::uint64_t kGranule = 4096;    // shares are multiples of it
-inline constexpr std::uint64_t kShareMin = 32768;  // a block for less is not worth its start
-inline constexpr std::uint64_t kBlockRow = 32768;  // longer rows keep all threads busy one by one
-inline constexpr std::uint64_t kWarpRow = 16384;   // shorter ones only a warp
-inline constexpr std::uint64_t kTinyRow = 512;     // and these not even that
+inline constexpr std::uint32_t kInFlight = 4;  // accesses of a thread before it waits for the first
+inline constexpr std::uint64_t kItemCost = 2048;  // what one item more costs a block, in bytes
+inline constexpr std::uint64_t kGranule = 4096;   // tiles are multiples of it
+inline constexpr std::uint64_t kTileMin = 32768;  // a block for less is not worth its start
+inline constexpr std::uint64_t kTileMax = 262144;
+inline constexpr std::uint64_t kTilesPerBlock = 16;  // at least, before tiles get larger
+inline constexpr std::uint64_t kBlockRow = 32768;    // longer rows keep all threads busy one by one
+inline constexpr std::uint64_t kWarpRow = 16384;     // shorter ones only a warp
+inline constexpr std::uint64_t kTinyRow = 512;       // and these not even that
 
 struct Span {
   std::uint64_t begin, end;
@@ -71,44 +76,48 @@ struct Place {
                                                                    std::uint32_t count) noexcept {
   return bytes + count * kItemCost;
 }
-/// How many blocks are worth their start, at least 1.
-[[nodiscard]] TENON_HOST_DEVICE constexpr std::uint32_t blocks_for(std::uint64_t bytes,
-                                                                   std::uint32_t count,
-                                                                   std::uint32_t most) noexcept {
-  const std::uint64_t useful = (total_cost(bytes, count) + kShareMin - 1) / kShareMin;
-  return static_cast<std::uint32_t>(smaller(useful == 0 ? 1 : useful, most));
+/// How a list is dealt out: tiles of so many bytes of cost, to so many blocks.
+struct Deal {
+  std::uint64_t tile;
+  std::uint32_t blocks;
+};
+[[nodiscard]] TENON_HOST_DEVICE constexpr Deal deal_of(std::uint64_t cost,
+                                                       std::uint32_t most_blocks) noexcept {
+  std::uint64_t tile = cost / (most_blocks * kTilesPerBlock) / kGranule * kGranule;
+  tile = tile < kTileMin ? kTileMin : smaller(tile, kTileMax);
+  const std::uint64_t tiles = cost == 0 ? 1 : (cost + tile - 1) / tile;
+  return {tile, static_cast<std::uint32_t>(smaller(tiles, most_blocks))};
 }
-/// A block's share of `cost`: whole granules, the last one cut off.
-[[nodiscard]] TENON_HOST_DEVICE constexpr Span share_of(std::uint64_t cost, Place block) noexcept {
-  const std::uint64_t granules = (cost + kGranule - 1) / kGranule;
-  const std::uint64_t each = granules / block.count;
-  const std::uint64_t more = granules % block.count;  // so many blocks get one more
-  const std::uint64_t begin = each * block.index + smaller(block.index, more);
-  const std::uint64_t end = begin + each + (block.index < more ? 1 : 0);
-  return {smaller(begin * kGranule, cost), smaller(end * kGranule, cost)};
-}
-/// The item that `at` falls into; `count` when behind the last.
+/// The item that `at` falls into, which is not before item `from`; `count` when behind the last.
 [[nodiscard]] TENON_HOST_DEVICE inline std::uint32_t item_at(const CopyItem* table,
                                                              std::uint32_t count,
+                                                             std::uint32_t from,
                                                              std::uint64_t at) noexcept {
-  std::uint32_t low = 0;
-  std::uint32_t high = count;
+  const auto is_before = [=](std::uint32_t item) {
+    return table[item].end + (item + std::uint64_t{1}) * kItemCost <= at;
+  };
+  std::uint32_t low = from;
+  std::uint32_t high = from;
+  for (std::uint32_t step = 1; high < count && is_before(high); step *= 2) {
+    low = high + 1;
+    high = step < count - high ? high + step : count;
+  }
   while (low < high) {
     const std::uint32_t middle = low + (high - low) / 2;
-    if (table[middle].end + (middle + std::uint64_t{1}) * kItemCost > at)
-      high = middle;
-    else
+    if (is_before(middle))
       low = middle + 1;
+    else
+      high = middle;
   }
   return low;
 }
-/// Which of an item's own bytes a share has, when they begin behind `before`, cost included.
-/// Boundaries are rounded down to whole elements; both shares that meet there round alike.
-[[nodiscard]] TENON_HOST_DEVICE constexpr Span part_of(Span share, std::uint64_t before,
+/// Which of an item's own bytes a tile has, when they begin behind `before`, cost included.
+/// Boundaries are rounded down to whole elements; both tiles that meet there round alike.
+[[nodiscard]] TENON_HOST_DEVICE constexpr Span part_of(Span tile, std::uint64_t before,
                                                        std::uint64_t bytes,
                                                        std::uint32_t element) noexcept {
-  const std::uint64_t begin = share.begin > before ? smaller(share.begin - before, bytes) : 0;
-  const std::uint64_t end = share.end > before ? smaller(share.end - before, bytes) : 0;
+  const std::uint64_t begin = tile.begin > before ? smaller(tile.begin - before, bytes) : 0;
+  const std::uint64_t end = tile.end > before ? smaller(tile.end - before, bytes) : 0;
   return {begin - begin % element, end - end % element};
 }
 
@@ -263,37 +272,40 @@ template <Cast kCast, std::uint32_t kWidth>
   }
 }
 
-/// One round of a lane: kCount accesses, kWarp units apart, as far as `left` units go (kAll: known
-/// to be far enough).
-template <Cast kCast, std::uint32_t kCount, bool kAll, class Access>
-TENON_DEVICE void copy_round(const std::byte* from, std::byte* to, std::uint64_t left) noexcept {
+/// One round of a lane: kInFlight accesses, `apart` units from each other, as far as `left` units
+/// go (kAll: known to be far enough).
+template <Cast kCast, bool kAll, class Access>
+TENON_DEVICE void copy_round(const std::byte* from, std::byte* to, std::uint32_t apart,
+                             std::uint64_t left) noexcept {
   constexpr std::uint32_t kWidth = sizes_of(kCast).widest;
   constexpr std::uint32_t kFrom = kWidth * sizes_of(kCast).from;
   constexpr std::uint32_t kTo = kWidth * sizes_of(kCast).to;
-  Word<kFrom> held[kCount];
+  Word<kFrom> held[kInFlight];
   TENON_UNROLL
-  for (std::uint32_t k = 0; k < kCount; ++k) {
-    if (kAll || k * kWarp < left) held[k] = Access::template load<kFrom>(from + k * kWarp * kFrom);
+  for (std::uint32_t k = 0; k < kInFlight; ++k) {
+    if (kAll || k * apart < left)
+      held[k] = Access::template load<kFrom>(from + std::size_t{k * apart} * kFrom);
   }
   TENON_UNROLL
-  for (std::uint32_t k = 0; k < kCount; ++k) {
-    if (kAll || k * kWarp < left)
-      Access::template store<kTo>(to + k * kWarp * kTo, convert<kCast, kWidth>(held[k]));
+  for (std::uint32_t k = 0; k < kInFlight; ++k) {
+    if (kAll || k * apart < left)
+      Access::template store<kTo>(to + std::size_t{k * apart} * kTo,
+                                  convert<kCast, kWidth>(held[k]));
   }
 }
 
-/// A lane's share of so many of the widest units, one behind the other. Each warp takes kInFlight
-/// times kWarp of them at a time, so that the distances within a round are constants.
+/// A lane's share of so many of the widest units, one behind the other.
 template <Cast kCast, class Access>
 TENON_DEVICE void copy_units(const std::byte* from, std::byte* to, std::uint64_t units,
                              Place lane) noexcept {
   constexpr std::uint32_t kFrom = sizes_of(kCast).widest * sizes_of(kCast).from;
   constexpr std::uint32_t kTo = sizes_of(kCast).widest * sizes_of(kCast).to;
-  std::uint64_t at = lane.index / kWarp * (kWarp * kInFlight) + lane.index % kWarp;
-  for (; at + kWarp * (kInFlight - 1) < units; at += std::uint64_t{lane.count} * kInFlight)
-    copy_round<kCast, kInFlight, true, Access>(from + at * kFrom, to + at * kTo, 0);
-  for (; at < units; at += kWarp * kFewInFlight)  // within the last, incomplete kInFlight
-    copy_round<kCast, kFewInFlight, false, Access>(from + at * kFrom, to + at * kTo, units - at);
+  const std::uint64_t round = std::uint64_t{lane.count} * kInFlight;
+  std::uint64_t at = lane.index;
+  for (; at + lane.count * (kInFlight - 1) < units; at += round)
+    copy_round<kCast, true, Access>(from + at * kFrom, to + at * kTo, lane.count, 0);
+  if (at < units)
+    copy_round<kCast, false, Access>(from + at * kFrom, to + at * kTo, lane.count, units - at);
 }
 
 /// A lane's share of a block in units of kWidth elements.
@@ -304,18 +316,18 @@ TENON_DEVICE void copy_block(const Block& block, Place lane) noexcept {
   const std::uint64_t total = block.rows * block.units;
   if (lane.index >= total) return;
   Cursor cursor(block, kFrom, kTo, lane);
-  for (std::uint64_t at = lane.index; at < total; at += kFewInFlight * lane.count) {
-    Word<kFrom> held[kFewInFlight];
-    std::uint64_t offset[kFewInFlight];
+  for (std::uint64_t at = lane.index; at < total; at += kInFlight * lane.count) {
+    Word<kFrom> held[kInFlight];
+    std::uint64_t offset[kInFlight];
     TENON_UNROLL
-    for (std::uint32_t k = 0; k < kFewInFlight; ++k) {
+    for (std::uint32_t k = 0; k < kInFlight; ++k) {
       if (k * lane.count < total - at)
         held[k] = Access::template load<kFrom>(block.from + cursor.from());
       offset[k] = cursor.to();
       cursor.advance();
     }
     TENON_UNROLL
-    for (std::uint32_t k = 0; k < kFewInFlight; ++k) {
+    for (std::uint32_t k = 0; k < kInFlight; ++k) {
       if (k * lane.count < total - at)
         Access::template store<kTo>(block.to + offset[k], convert<kCast, kWidth>(held[k]));
     }
@@ -388,18 +400,16 @@ TENON_DEVICE void copy_part(const CopyItem& item, std::uint64_t bytes, std::uint
   }
 }
 
-/// The kernel: what one thread, of kThreads, of a block does.
+/// What one thread does of a tile, whose first item is the index-th.
 template <class Access>
-TENON_DEVICE void copy(const CopyItem* table, std::uint32_t count, std::uint64_t bytes,
-                       CopyBase base, Place block, std::uint32_t thread) noexcept {
-  const Span share = share_of(total_cost(bytes, count), block);
-  std::uint32_t i = item_at(table, count, share.begin);
-  std::uint64_t begin = i == 0 ? 0 : table[i - 1].end;
-  for (; i < count && begin + i * kItemCost < share.end; ++i) {
+TENON_DEVICE void copy_tile(const CopyItem* table, std::uint32_t count, CopyBase base, Span tile,
+                            std::uint32_t index, std::uint32_t thread) noexcept {
+  std::uint64_t begin = index == 0 ? 0 : table[index - 1].end;
+  for (std::uint32_t i = index; i < count && begin + i * kItemCost < tile.end; ++i) {
     const CopyItem item = base.resolve(table[i]);
     const std::uint64_t size = item.end - begin;
     const std::uint64_t before = begin + (i + std::uint64_t{1}) * kItemCost;
-    const Span part = part_of(share, before, size, sizes_of(item.cast).to);
+    const Span part = part_of(tile, before, size, sizes_of(item.cast).to);
     switch (item.cast) {
       case Cast::none:
         copy_part<Cast::none, Access>(item, size, i, part, thread);
@@ -415,6 +425,19 @@ TENON_DEVICE void copy(const CopyItem* table, std::uint32_t count, std::uint64_t
         break;
     }
     begin = item.end;
+  }
+}
+
+/// The kernel: what one thread, of kThreads, of a block does. `tile` is that of deal_of().
+template <class Access>
+TENON_DEVICE void copy(const CopyItem* table, std::uint32_t count, std::uint64_t bytes,
+                       CopyBase base, std::uint64_t tile, Place block,
+                       std::uint32_t thread) noexcept {
+  const std::uint64_t cost = total_cost(bytes, count);
+  std::uint32_t item = 0;
+  for (std::uint64_t at = block.index * tile; at < cost; at += block.count * tile) {
+    item = item_at(table, count, item, at);
+    copy_tile<Access>(table, count, base, {at, smaller(at + tile, cost)}, item, thread);
   }
 }
 

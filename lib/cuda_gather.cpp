@@ -66,6 +66,14 @@ class CudaGather final : public Gather {
     return sums_.host();
   }
 
+  [[nodiscard]] bool is_idle(Stream stream) override {
+    const cuda::DeviceScope scope(device_);
+    const cudaError_t state = cuda::forgotten(cudaStreamQuery(stream.get()));
+    if (state == cudaErrorNotReady) return false;
+    cuda::check(state, "cudaStreamQuery");
+    return true;
+  }
+
   void after(Stream stream, void (*function)(void*), void* argument) override {
     const cuda::DeviceScope scope(device_);
     cuda::check(cudaLaunchHostFunc(stream.get(), function, argument), "cudaLaunchHostFunc");

@@ -63,6 +63,7 @@ class HostGather final : public Gather {
       if (!layout_.tied_to(i)) sums_[i] = checksum(slot + layout_[i].offset, layout_[i].bytes);
   }
   const std::uint64_t* sums(Stream) override { return sums_.data(); }
+  [[nodiscard]] bool is_idle(Stream) override { return true; }
   void after(Stream, void (*function)(void*), void* argument) override { function(argument); }
   const char* broken() override { return nullptr; }
 

@@ -29,6 +29,8 @@ class Gather {
   virtual void sum(std::size_t bucket, const std::byte* slot, Stream stream) = 0;
   /// Where they are, by parameter, once what this enqueues has run; until the next version begins.
   [[nodiscard]] virtual const std::uint64_t* sums(Stream stream) = 0;
+  /// Whether nothing is left to be done in a stream.
+  [[nodiscard]] virtual bool is_idle(Stream stream) = 0;
   /// Calls function(argument) behind all of it.
   virtual void after(Stream stream, void (*function)(void*), void* argument) = 0;
   /// The error after which nothing enqueued will run; null while all is well.

@@ -18,7 +18,7 @@ namespace {
 using walk::kThreads;
 using walk::Word;
 
-constexpr int kBlocksPerSm = 2;  // of 256 threads with 8 x 16 bytes in flight: 64 KiB
+constexpr std::uint32_t kChecksumThreads = 256;
 constexpr std::uint32_t kBlocksPerChecksum = 32;
 
 template <std::uint32_t kBytes>
@@ -61,16 +61,17 @@ struct Streaming {
   }
 };
 
-__global__ void __launch_bounds__(kThreads, kBlocksPerSm)
-    copy_kernel(const CopyItem* table, std::uint32_t count, std::uint64_t bytes, CopyBase base) {
-  walk::copy<Streaming>(table, count, bytes, base, {blockIdx.x, gridDim.x}, threadIdx.x);
+__global__ void __launch_bounds__(kThreads, 1)
+    copy_kernel(const CopyItem* table, std::uint32_t count, std::uint64_t bytes, CopyBase base,
+                std::uint64_t tile) {
+  walk::copy<Streaming>(table, count, bytes, base, tile, {blockIdx.x, gridDim.x}, threadIdx.x);
 }
 
 // Blocks of one item have its index as x; y says which of them.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kChecksumThreads)
     checksum_kernel(const ChecksumItem* table, unsigned long long* sums) {
   std::uint64_t sum = walk::checksum_share<Streaming>(table[blockIdx.x], {blockIdx.y, gridDim.y},
-                                                      {threadIdx.x, kThreads});
+                                                      {threadIdx.x, kChecksumThreads});
   for (unsigned apart = walk::kWarp / 2; apart > 0; apart /= 2)
     sum += __shfl_down_sync(0xFFFFFFFFU, sum, apart);
   if (threadIdx.x % walk::kWarp == 0 && sum != 0) atomicAdd(&sums[blockIdx.x], sum);
@@ -95,11 +96,11 @@ cudaError_t multiprocessors(int device, int& count) noexcept {
 
 // Not <<<>>>: its error can only be had by cudaGetLastError(), which may tell an older one.
 template <class... Parameters, class... Arguments>
-cudaError_t launch(dim3 blocks, cudaStream_t stream, void (*kernel)(Parameters...),
-                   Arguments... arguments) noexcept {
+cudaError_t launch(dim3 blocks, std::uint32_t threads, cudaStream_t stream,
+                   void (*kernel)(Parameters...), Arguments... arguments) noexcept {
   cudaLaunchConfig_t config{};
   config.gridDim = blocks;
-  config.blockDim = dim3(kThreads);
+  config.blockDim = dim3(threads);
   config.stream = stream;
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
@@ -134,9 +135,10 @@ cudaError_t launch_copy(int device, const CopyItem* table, std::uint32_t count, 
   if (count == 0 || bytes == 0) return cudaSuccess;
   int sms = 0;
   if (const cudaError_t error = multiprocessors(device, sms); error != cudaSuccess) return forgotten(error);
-  const auto most = static_cast<std::uint32_t>(sms * kBlocksPerSm);
-  return forgotten(
-      launch(dim3(walk::blocks_for(bytes, count, most)), stream, copy_kernel, table, count, bytes, base));
+  const walk::Deal deal =
+      walk::deal_of(walk::total_cost(bytes, count), static_cast<std::uint32_t>(sms));
+  return forgotten(launch(dim3(deal.blocks), kThreads, stream, copy_kernel, table, count, bytes, base,
+                          deal.tile));
 }
 
 cudaError_t launch_copy_cub(const CopyItem* table, std::uint32_t count, CopyBase base,
@@ -151,7 +153,7 @@ cudaError_t launch_checksum(const ChecksumItem* table, std::uint32_t count, std:
   if (count == 0) return cudaSuccess;
   const cudaError_t error = cudaMemsetAsync(sums, 0, count * sizeof *sums, stream);
   if (error != cudaSuccess) return forgotten(error);
-  return forgotten(launch(dim3(count, kBlocksPerChecksum), stream, checksum_kernel, table,
+  return forgotten(launch(dim3(count, kBlocksPerChecksum), kChecksumThreads, stream, checksum_kernel, table,
                           reinterpret_cast<unsigned long long*>(sums)));
 }
 

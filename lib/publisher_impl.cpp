@@ -73,6 +73,9 @@ Publisher::Impl::Impl(std::string_view name, const Layout& layout, const Publish
       gather_(make_gather(layout_, options)),
       buckets_(layout.bucket_count()),
       checksums_(options.checksums) {
+  expected_.reserve(layout_.size());
+  for (std::size_t i = 0; i < layout_.size(); ++i)
+    expected_.push_back({layout_[i].bytes, layout_[i].dtype, layout_.tied_to(i).has_value()});
   if (checksums_ && mode_ == Mode::streaming)
     throw Error(Errc::InvalidArgument,
                 "checksums are of whole versions, which streaming does not keep");
@@ -105,43 +108,47 @@ Publisher::Impl::Attempt& Publisher::Impl::attempt() {
   return *attempt_;
 }
 
-// `sources` are those of parameters first, first + 1, … in layout order.
-void Publisher::Impl::check_sources(std::span<const Source> sources, std::size_t first) const {
+// Throws for sources that do not fit or cannot be copied. True when they are unchanged throughout.
+bool Publisher::Impl::check_sources(std::size_t bucket, std::span<const Source> sources) const {
+  const Expected* expected = &expected_[layout_.bucket_parameters(bucket).first];
+  bool unchanged = buckets_[bucket].written_in != 0 && !buckets_[bucket].unconfirmed;
   for (std::size_t k = 0; k < sources.size(); ++k) {
     const Source& source = sources[k];
-    const Placement place = layout_[first + k];
-    const auto refuse = [&](const std::string& why) {
-      throw Error(Errc::InvalidArgument, "source " + std::to_string(first + k) + ", of '" +
-                                             std::string(place.name) + "': " + why);
-    };
-    if (layout_.tied_to(first + k)) continue;
-    const auto cast = cast_between(source.dtype.value_or(place.dtype), place.dtype);
-    if (!cast) {
-      refuse("its dtype is " + std::string(info(*source.dtype).name) + ", the layout has " +
-             std::string(info(place.dtype).name) +
-             ", and Tenon casts only f32 to bf16 or f16 and bf16 to f32");
-    }
-    if (*cast != Cast::none &&
-        reinterpret_cast<std::uintptr_t>(source.data) % info(*source.dtype).bytes != 0)
-      refuse("it is to be cast and not aligned to its elements");
-    const std::uint64_t needed = source_bytes(*cast, place.bytes);
-    if (source.bytes && *source.bytes != needed) {
-      refuse("it has " + std::to_string(*source.bytes) + " bytes, the layout has " +
-             std::to_string(needed));
-    }
-    if (source.data == nullptr && place.bytes > 0 &&
-        (!source.unchanged || mode_ == Mode::streaming))
-      refuse("its pointer is null");
+    if (expected[k].tied) continue;
+    unchanged = unchanged && source.unchanged;
+    const bool as_usual = source.data != nullptr &&
+                          source.dtype.value_or(expected[k].dtype) == expected[k].dtype &&
+                          source.bytes.value_or(expected[k].bytes) == expected[k].bytes;
+    if (!as_usual) check_source(layout_.bucket_parameters(bucket).first + k, source);
   }
+  if (unchanged && mode_ != Mode::streaming) return true;
+  check_pointers(bucket, sources);
+  gather_->check(bucket, sources);
+  return unchanged;
 }
 
-bool Publisher::Impl::is_unchanged(std::size_t bucket, std::span<const Source> sources) const {
-  const auto [first, last] = layout_.bucket_parameters(bucket);
-  if (buckets_[bucket].written_in == 0 || buckets_[bucket].unconfirmed) return false;
-  for (std::size_t i = first; i < last; ++i) {
-    if (!layout_.tied_to(i) && !sources[i - first].unchanged) return false;
+void Publisher::Impl::check_source(std::size_t parameter, const Source& source) const {
+  const Placement place = layout_[parameter];
+  const auto refuse = [&](const std::string& why) {
+    throw Error(Errc::InvalidArgument, "source " + std::to_string(parameter) + ", of '" +
+                                           std::string(place.name) + "': " + why);
+  };
+  const auto cast = cast_between(source.dtype.value_or(place.dtype), place.dtype);
+  if (!cast) {
+    refuse("its dtype is " + std::string(info(*source.dtype).name) + ", the layout has " +
+           std::string(info(place.dtype).name) +
+           ", and Tenon casts only f32 to bf16 or f16 and bf16 to f32");
   }
-  return true;
+  if (*cast != Cast::none &&
+      reinterpret_cast<std::uintptr_t>(source.data) % info(*source.dtype).bytes != 0)
+    refuse("it is to be cast and not aligned to its elements");
+  const std::uint64_t needed = source_bytes(*cast, place.bytes);
+  if (source.bytes && *source.bytes != needed) {
+    refuse("it has " + std::to_string(*source.bytes) + " bytes, the layout has " +
+           std::to_string(needed));
+  }
+  if (source.data == nullptr && place.bytes > 0 && (!source.unchanged || mode_ == Mode::streaming))
+    refuse("its pointer is null");
 }
 
 // A bucket that will be copied needs every pointer, also those of parameters that did not change.
@@ -182,21 +189,19 @@ std::uint64_t Publisher::Impl::publish(std::span<const Source> sources,
                 "publishing '" + name_ + "': " + std::to_string(sources.size()) + " sources for " +
                     std::to_string(layout_.size()) + " parameters");
   }
-  check_sources(sources, 0);
   const auto of_bucket = [&](std::size_t b) {
     const auto [first, last] = layout_.bucket_parameters(b);
     return sources.subspan(first, last - first);
   };
+  std::vector<bool> unchanged(buckets_.size());
   bool all_unchanged = mode_ != Mode::streaming;
-  for (std::size_t b = 0; b < buckets_.size(); ++b) {
-    if (is_unchanged(b, of_bucket(b))) continue;
-    all_unchanged = false;
-    check_pointers(b, of_bucket(b));  // before anything is retired
-    gather_->check(b, of_bucket(b));
+  for (std::size_t b = 0; b < buckets_.size(); ++b) {  // all, before anything is retired
+    unchanged[b] = check_sources(b, of_bucket(b));
+    all_unchanged = all_unchanged && unchanged[b];
   }
   begin(stream, options, all_unchanged);
   try {
-    for (std::size_t b = 0; b < buckets_.size(); ++b) put(b, of_bucket(b));
+    for (std::size_t b = 0; b < buckets_.size(); ++b) put_checked(b, of_bucket(b), unchanged[b]);
     return commit();
   } catch (...) {
     abort();
@@ -334,7 +339,10 @@ void Publisher::Impl::seal_as(std::size_t bucket, bool unchanged) {
   }
   a.progress[bucket] = Progress::sealed;
   a.unchanged[bucket] = unchanged;
-  if (checksums_) gather_->sum(bucket, slots_->data(a.slot[bucket]), a.stream);
+  if (checksums_) {
+    a.copies = true;
+    gather_->sum(bucket, slots_->data(a.slot[bucket]), a.stream);
+  }
   if (mode_ != Mode::streaming) return;
   // Changed bytes count from the moment a reader may have them, commit or no commit.
   if (!unchanged) buckets_[bucket].written_in = a.version;
@@ -356,17 +364,16 @@ void Publisher::Impl::put(std::size_t bucket, std::span<const Source> sources) {
                                            std::to_string(last - first) + " parameters and got " +
                                            std::to_string(sources.size()) + " sources");
   }
-  check_sources(sources, first);
-  const bool unchanged = is_unchanged(bucket, sources);
-  if (unchanged && mode_ != Mode::streaming) {
-    keep(bucket);
-    return;
-  }
-  check_pointers(bucket, sources);
-  gather_->check(bucket, sources);
+  put_checked(bucket, sources, check_sources(bucket, sources));
+}
+
+void Publisher::Impl::put_checked(std::size_t bucket, std::span<const Source> sources,
+                                  bool unchanged) {
+  if (unchanged && mode_ != Mode::streaming) return keep_whole(*attempt_, bucket);
   std::byte* slot = open(bucket);
   // Until it is known, and when that throws, it may be the host's memory that is read.
   const bool read_host = std::exchange(attempt_->reads_host, true);
+  attempt_->copies = true;
   if (gather_->run(bucket, sources, slot, attempt_->stream)) attempt_->reads_host = read_host;
   crash_point(CrashPoint::publish_bucket);
   seal_as(bucket, unchanged);
@@ -385,6 +392,10 @@ void Publisher::Impl::keep(std::size_t bucket) {
     throw Error(Errc::DirtyBucket,
                 "bucket " + std::to_string(bucket) + " holds no whole version to keep; put it");
   }
+  keep_whole(a, bucket);
+}
+
+void Publisher::Impl::keep_whole(Attempt& a, std::size_t bucket) noexcept {
   a.progress[bucket] = Progress::kept;
   a.slot[bucket] = buckets_[bucket].slot;
 }

@@ -74,6 +74,13 @@ class Publisher::Impl {
     bool unconfirmed = false;  ///< an aborted version put other bytes: a source's `unchanged` is no
                                ///< longer believed
   };
+  /// What a source is usually like, closer together than in the layout: publish() looks at all of
+  /// them, also when nothing changed.
+  struct Expected {
+    std::uint64_t bytes;
+    Dtype dtype;
+    bool tied;
+  };
   enum class Progress : std::uint8_t { missing, open, sealed, kept };
   struct Attempt {
     std::uint64_t version = 0;
@@ -84,6 +91,7 @@ class Publisher::Impl {
     std::uint64_t saved_oldest = 0;  ///< to un-retire, as long as nothing was written
     std::uint64_t saved_current = 0;
     bool written = false;     ///< a byte or a record of this version is out
+    bool copies = false;      ///< work of Tenon's own is in the stream, not only the trainer's
     bool enqueued = false;    ///< work behind which nothing tells yet that it has run
     bool reads_host = false;  ///< work that reads sources in host memory
     std::vector<Progress> progress{};
@@ -97,20 +105,23 @@ class Publisher::Impl {
   }
   [[nodiscard]] Attempt& attempt();
   [[nodiscard]] std::uint64_t number_for(const PublishOptions& options) const;
-  void check_sources(std::span<const Source> sources, std::size_t first) const;
-  [[nodiscard]] bool is_unchanged(std::size_t bucket, std::span<const Source> sources) const;
+  [[nodiscard]] bool check_sources(std::size_t bucket, std::span<const Source> sources) const;
+  void check_source(std::size_t parameter, const Source& source) const;
   void check_pointers(std::size_t bucket, std::span<const Source> sources) const;
   void await_readers(std::uint64_t line);
   void clear_records();
   void open_streaming(std::size_t bucket);
   void seal_as(std::size_t bucket, bool unchanged);
   void check_not_moved(std::size_t bucket, std::span<const Source> sources) const;
+  void keep_whole(Attempt& a, std::size_t bucket) noexcept;
+  void put_checked(std::size_t bucket, std::span<const Source> sources, bool unchanged);
   void write_records() noexcept;
   void finish_bucket(std::size_t bucket) noexcept;
 
   // Completion: what is stored when the work enqueued so far has run.
   using Store = std::function<void(ipc::LogWriter&)>;
   void store_behind(Store store);
+  [[nodiscard]] bool is_there();
   [[nodiscard]] Store checksum_store();
   [[nodiscard]] bool await_enqueued(const ipc::Patience& patience);
   void check_device();
@@ -127,6 +138,7 @@ class Publisher::Impl {
   std::unique_ptr<Gather> gather_;
   std::shared_ptr<ipc::LogWriter> log_;  ///< shared with host functions that have not run
   std::vector<Bucket> buckets_;
+  std::vector<Expected> expected_;  ///< per parameter
   std::uint64_t next_version_ = 1;
   std::uint64_t committed_ = 0;  ///< the last version; aborted ones may have used numbers since
   std::optional<Attempt> attempt_;

@@ -43,10 +43,10 @@ inline std::ostream& operator<<(std::ostream& out, const EngineRow& row) { retur
 inline std::vector<EngineRow> engine_rows() {
   return {
 #if !TENON_TEST_REAL_NCCL
-      {"Gloo", MemoryKind::host, relay::make_gloo_engine, true},
+    {"Gloo", MemoryKind::host, relay::make_gloo_engine, true},
 #endif
 #if defined(TENON_NCCL_SIM) || TENON_TEST_REAL_NCCL
-      {"Nccl", MemoryKind::cuda, make_nccl_engine_of_a_node, false},
+        {"Nccl", MemoryKind::cuda, make_nccl_engine_of_a_node, false},
 #endif
   };
 }

@@ -53,7 +53,7 @@ struct Node : sim::FreshNode {
 /// A forked child may use the simulated CUDA as if it had been started afresh.
 inline void forget_inherited_cuda() { sim::reset_process(); }
 #else
-struct Node {};
+struct [[maybe_unused]] Node {};
 inline void forget_inherited_cuda() {}
 #endif
 

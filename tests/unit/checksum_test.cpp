@@ -83,6 +83,7 @@ struct Plain {
 };
 
 TEST(ChecksumKernel, AddsUpToTheSame) {
+  constexpr std::uint32_t kThreads = 256;
   std::mt19937_64 random(4);
   for (int round = 0; round < 300; ++round) {
     const std::uint64_t offset = random() % 9;
@@ -92,8 +93,8 @@ TEST(ChecksumKernel, AddsUpToTheSame) {
     const auto blocks = static_cast<std::uint32_t>(1 + random() % 33);
     std::uint64_t got = 0;
     for (std::uint32_t block = 0; block < blocks; ++block) {
-      for (std::uint32_t thread = 0; thread < walk::kThreads; ++thread)
-        got += walk::checksum_share<Plain>(item, {block, blocks}, {thread, walk::kThreads});
+      for (std::uint32_t thread = 0; thread < kThreads; ++thread)
+        got += walk::checksum_share<Plain>(item, {block, blocks}, {thread, kThreads});
     }
     ASSERT_EQ(got, checksum(item.data, bytes)) << round;
   }

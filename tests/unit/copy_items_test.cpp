@@ -209,8 +209,7 @@ struct Watched {
 };
 
 // Runs all threads of all blocks. Returns the loads it took.
-std::uint64_t expect_kernel_copies(const CopyCase& c, std::uint32_t blocks,
-                                   std::mt19937_64& random) {
+std::uint64_t expect_kernel_copies(const CopyCase& c, walk::Deal deal, std::mt19937_64& random) {
   const auto source = test::random_bytes(random, c.from_bytes);
   std::vector<std::byte> expected(c.to_bytes, kUntouched);
   std::vector<std::byte> got(c.to_bytes, kUntouched);
@@ -221,10 +220,10 @@ std::uint64_t expect_kernel_copies(const CopyCase& c, std::uint32_t blocks,
   Watched::writes.assign(got.size(), 0);
   Watched::accesses = 0;
   Watched::good = true;
-  for (std::uint32_t block = 0; block < blocks; ++block) {
+  for (std::uint32_t block = 0; block < deal.blocks; ++block) {
     for (std::uint32_t thread = 0; thread < walk::kThreads; ++thread)
       walk::copy<Watched>(table.data(), static_cast<std::uint32_t>(table.size()), c.bytes(), {},
-                          {block, blocks}, thread);
+                          deal.tile, {block, deal.blocks}, thread);
   }
   EXPECT_TRUE(Watched::good) << "a misaligned access, or one out of bounds";
   EXPECT_EQ(got, expected);
@@ -240,7 +239,9 @@ TEST(CopyKernel, CopiesEachByteOnceWhateverTheBlocks) {
   for (int round = 0; round < 400; ++round) {
     const std::uint64_t most = round % 4 == 0 ? 100 : round % 4 == 1 ? 40000 : 4000;
     const CopyCase c = test::random_case(random, 1 + random() % 12, most);
-    expect_kernel_copies(c, 1 + static_cast<std::uint32_t>(random() % 40), random);
+    const walk::Deal deal{walk::kGranule * (1 + random() % 8),
+                          1 + static_cast<std::uint32_t>(random() % 40)};
+    expect_kernel_copies(c, deal, random);
     ASSERT_FALSE(HasFailure()) << round;
   }
 }
@@ -255,7 +256,7 @@ TEST(CopyKernel, CopiesEveryAlignmentAndShortSize) {
       for (const Cast cast : {Cast::f32_to_bf16, Cast::f32_to_f16, Cast::bf16_to_f32})
         c.add(cast, 1 + from + to, 1 + to % 3, from % 3, to % 5, from % 4, to % 8);
       c.add(Cast::none, 9000 + to, 2, 3, 5, from, to);
-      expect_kernel_copies(c, 3, random);
+      expect_kernel_copies(c, {walk::kGranule, 3}, random);
       ASSERT_FALSE(HasFailure()) << from << " " << to;
     }
   }
@@ -265,38 +266,47 @@ TEST(CopyKernel, CopiesLargeRowsWideAndManyShortRowsWide) {
   std::mt19937_64 random(4);
   CopyCase large;
   large.add(Cast::none, 3'000'000, 1, 0, 0, 5, 5);
-  EXPECT_LE(expect_kernel_copies(large, 7, random), 3'000'000 / 16 + 300);
+  EXPECT_LE(expect_kernel_copies(large, {walk::kTileMax, 7}, random), 3'000'000 / 16 + 500);
   CopyCase rows;
   rows.add(Cast::none, 256, 3000, 256, 0, 0, 0);
-  EXPECT_LE(expect_kernel_copies(rows, 5, random), 3000 * 256 / 16 + 2000);
+  EXPECT_LE(expect_kernel_copies(rows, {walk::kTileMax, 5}, random), 3000 * 256 / 16 + 2000);
   CopyCase casts;
   casts.add(Cast::f32_to_bf16, 1'000'001, 1, 0, 0, 1, 1);
-  EXPECT_LE(expect_kernel_copies(casts, 5, random), 1'000'001 / 4 + 100);
+  EXPECT_LE(expect_kernel_copies(casts, {walk::kTileMax, 5}, random), 1'000'001 / 4 + 100);
 }
 
-TEST(CopyKernel, SharesAreEvenAndComplete) {
+TEST(CopyKernel, EveryBlockHasWorkAndNoneMuchMoreThanAnother) {
   for (const std::uint64_t cost : {1ULL, 4095ULL, 4096ULL, 1'000'000ULL, 61'064'245'248ULL}) {
-    for (const std::uint32_t blocks : {1U, 2U, 7U, 264U, 1000U}) {
-      std::uint64_t at = 0;
-      for (std::uint32_t i = 0; i < blocks; ++i) {
-        const walk::Span share = walk::share_of(cost, {i, blocks});
-        ASSERT_EQ(share.begin, at);
-        ASSERT_LE(share.end - share.begin, cost / blocks + 2 * walk::kGranule);
-        at = share.end;
+    for (const std::uint32_t most : {1U, 2U, 7U, 132U, 1000U}) {
+      const walk::Deal deal = walk::deal_of(cost, most);
+      EXPECT_LE(deal.blocks, most);
+      EXPECT_EQ(deal.tile % walk::kGranule, 0U);
+      EXPECT_LT((deal.blocks - 1) * deal.tile, cost) << "a block without a tile";
+      if (cost > most * walk::kTilesPerBlock * walk::kTileMin) {
+        EXPECT_EQ(deal.blocks, most);
+        EXPECT_GE(cost / deal.tile, most * walk::kTilesPerBlock) << "tiles too large to be even";
       }
-      ASSERT_EQ(at, cost);
     }
   }
-  EXPECT_EQ(walk::blocks_for(1, 1, 264), 1U);
-  EXPECT_EQ(walk::blocks_for(1ULL << 40U, 18867, 264), 264U);
 }
 
-TEST(CopyKernel, ACrowdOfTinyItemsIsSharedOut) {
+TEST(CopyKernel, ATilesFirstItemIsFoundFromAnyBeforeIt) {
   std::vector<CopyItem> table(20000);
   std::uint64_t end = 0;
   for (std::size_t i = 0; i < table.size(); ++i) table[i].end = end += i < 100 ? 1 << 20 : 16;
-  const walk::Span last = walk::share_of(walk::total_cost(end, 20000), {9, 10});
-  EXPECT_GT(walk::item_at(table.data(), 20000, last.begin), 10000U);
+  const auto count = static_cast<std::uint32_t>(table.size());
+  for (const std::uint32_t item : {0U, 1U, 99U, 100U, 12345U, 19999U}) {
+    const std::uint64_t begin = (item == 0 ? 0 : table[item - 1].end) + item * walk::kItemCost;
+    for (const std::uint32_t from : {0U, item / 2, item}) {
+      EXPECT_EQ(walk::item_at(table.data(), count, from, begin), item);
+      EXPECT_EQ(walk::item_at(table.data(), count, from, begin + walk::kItemCost), item);
+    }
+  }
+  EXPECT_EQ(walk::item_at(table.data(), count, 7, walk::total_cost(end, count)), count);
+}
+
+TEST(CopyKernel, ACrowdOfTinyItemsIsDealtOut) {
+  EXPECT_EQ(walk::deal_of(walk::total_cost(20000 * 16, 20000), 132).blocks, 132U);
 }
 
 }  // namespace
