@@ -21,7 +21,9 @@ class CudaGather final : public Gather {
         device_(device),
         method_(method),
         table_(device, layout_.size()),
-        plans_(layout_.bucket_count()) {}
+        plans_(layout_.bucket_count()) {
+    for (std::size_t i = 0; i < layout_.size(); ++i) dtypes_.push_back(layout_[i].dtype);
+  }
   ~CudaGather() override {
     if (scratch_ != nullptr)
       cuda::give_back(device_, "cudaFree", [this] { return cudaFree(scratch_); });
@@ -36,13 +38,12 @@ class CudaGather final : public Gather {
   }
 
   void check(std::size_t bucket, std::span<const Source> sources) override {
-    (void)plan(bucket, sources);
+    if (!is_current(plans_[bucket], bucket, sources)) make_plan(bucket, sources);
   }
 
-  bool run(std::size_t bucket, std::span<const Source> sources, std::byte* slot,
-           Stream stream) override {
+  bool run(std::size_t bucket, std::span<const Source>, std::byte* slot, Stream stream) override {
     const cuda::DeviceScope scope(device_);
-    Plan& plan = this->plan(bucket, sources);
+    Plan& plan = plans_[bucket];  // check() has made it of these sources
     const std::size_t first = layout_.bucket_parameters(bucket).first;
     if (!plan.uploaded) upload(plan, slot, first, stream);
     for (const CopyItem& item : plan.copied) copy_one(item, slot, stream);
@@ -99,22 +100,19 @@ class CudaGather final : public Gather {
   [[nodiscard]] bool is_current(const Plan& plan, std::size_t bucket,
                                 std::span<const Source> sources) const {
     if (plan.key.size() != sources.size()) return false;
+    const Dtype* dtypes = &dtypes_[layout_.bucket_parameters(bucket).first];
     for (std::size_t k = 0; k < sources.size(); ++k)
-      if (plan.key[k] != key_of(bucket, sources, k)) return false;
+      if (plan.key[k] != key_of(sources[k], dtypes[k])) return false;
     return true;
   }
-  [[nodiscard]] std::pair<const void*, Dtype> key_of(std::size_t bucket,
-                                                     std::span<const Source> sources,
-                                                     std::size_t k) const {
-    const std::size_t i = layout_.bucket_parameters(bucket).first + k;
-    return {sources[k].data, sources[k].dtype.value_or(layout_[i].dtype)};
+  [[nodiscard]] static std::pair<const void*, Dtype> key_of(const Source& source, Dtype dtype) {
+    return {source.data, source.dtype.value_or(dtype)};
   }
 
-  Plan& plan(std::size_t bucket, std::span<const Source> sources) {
-    Plan& plan = plans_[bucket];
-    if (is_current(plan, bucket, sources)) return plan;
+  void make_plan(std::size_t bucket, std::span<const Source> sources) {
     const cuda::DeviceScope scope(device_);
-    plan = Plan{};
+    plans_[bucket] = Plan{};  // also when what follows throws
+    Plan plan;
     std::vector<CopyItem> items;
     append_items(layout_, bucket, sources, items);
     for (const CopyItem& item : items) {
@@ -129,8 +127,10 @@ class CudaGather final : public Gather {
         plan.by_kernel.push_back(item);
       }
     }
-    for (std::size_t k = 0; k < sources.size(); ++k) plan.key.push_back(key_of(bucket, sources, k));
-    return plan;
+    const Dtype* dtypes = &dtypes_[layout_.bucket_parameters(bucket).first];
+    for (std::size_t k = 0; k < sources.size(); ++k)
+      plan.key.push_back(key_of(sources[k], dtypes[k]));
+    plans_[bucket] = std::move(plan);
   }
 
   /// Memory of this GPU, whatever allocated it.
@@ -236,6 +236,7 @@ class CudaGather final : public Gather {
   int device_;
   GatherMethod method_;
   device::Mirrored<CopyItem> table_;  ///< a bucket's items at the index of its first parameter
+  std::vector<Dtype> dtypes_;         ///< per parameter
   std::vector<Plan> plans_;           ///< per bucket
   device::Mirrored<device::ChecksumItem> sum_items_;  ///< two sets, each by parameter
   device::Mirrored<std::uint64_t> sums_;              ///< by parameter

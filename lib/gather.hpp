@@ -21,7 +21,8 @@ class Gather {
   [[nodiscard]] virtual Stream begin(std::optional<Stream> stream) = 0;
   /// Throws Error(InvalidArgument) for sources that this kind cannot copy. Enqueues nothing.
   virtual void check(std::size_t bucket, std::span<const Source> sources) = 0;
-  /// Copies a bucket's parameters to `slot`. Host memory: done on return; else enqueued. False when
+  /// Copies a bucket's parameters, as check() was told of them last, to `slot`. Host memory: done
+  /// on return; else enqueued. False when
   /// it reads host memory that the caller must leave alone until the work has run.
   [[nodiscard]] virtual bool run(std::size_t bucket, std::span<const Source> sources,
                                  std::byte* slot, Stream stream) = 0;

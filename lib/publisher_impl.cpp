@@ -153,15 +153,16 @@ void Publisher::Impl::check_source(std::size_t parameter, const Source& source) 
 
 // A bucket that will be copied needs every pointer, also those of parameters that did not change.
 void Publisher::Impl::check_pointers(std::size_t bucket, std::span<const Source> sources) const {
-  const auto [first, last] = layout_.bucket_parameters(bucket);
+  const std::size_t first = layout_.bucket_parameters(bucket).first;
   check_not_moved(bucket, sources);
-  for (std::size_t i = first; i < last; ++i) {
-    if (sources[i - first].data != nullptr || layout_[i].bytes == 0 || layout_.tied_to(i)) continue;
+  for (std::size_t k = 0; k < sources.size(); ++k) {
+    const Expected& expected = expected_[first + k];
+    if (sources[k].data != nullptr || expected.bytes == 0 || expected.tied) continue;
     throw Error(Errc::DirtyBucket,
                 "bucket " + std::to_string(bucket) +
                     " must be written again (an aborted version touched it, or another of its "
                     "parameters changed), and '" +
-                    std::string(layout_[i].name) + "' came without a pointer");
+                    std::string(layout_[first + k].name) + "' came without a pointer");
   }
 }
 
