@@ -201,7 +201,7 @@ TEST_F(Faults, AHandleThatOpensTooLittleIsRefused) {
   EXPECT_EQ(refused(Errc::BadFormat, "slot.mapped_bytes").wait(), 0);
   segment.raw_slot(1).mapped_bytes -= 2 * kMiB;
   for (auto& byte : segment.raw_slot(1).handle) byte ^= 0xFF;
-  EXPECT_EQ(refused(Errc::Cuda, "cudaErrorInvalidResourceHandle").wait(), 0);
+  EXPECT_EQ(refused(Errc::Cuda, "cudaErrorInvalidValue").wait(), 0);
   for (auto& byte : segment.raw_slot(1).handle) byte ^= 0xFF;
   segment.raw_slot(1).handle_kind = static_cast<std::uint32_t>(format::HandleKind::shm_object);
   EXPECT_EQ(refused(Errc::BadFormat, "slot.handle_kind").wait(), 0);
