@@ -285,7 +285,7 @@ TEST_F(NcclEngine, WhatNcclCannotReduceIsRefusedAndNothingIsSent) {
 TEST(NcclGroup, MemoryOfTheHostIsRefusedByNccl) {
   const Node node;
   Group group(2, [](const Membership& membership) {
-    const auto engine = make_simulated_nccl_engine(membership, soon());
+    const auto engine = make_nccl_engine_of_a_node(membership, soon());
     std::byte here[8] = {};
     EXPECT_THROWS(InvalidArgument, "not memory of the communicator's device",
                   engine->broadcast(here, 8, 0, soon()));
@@ -297,7 +297,7 @@ TEST(NcclGroup, MemoryOfTheHostIsRefusedByNccl) {
 TEST(NcclGroup, RanksAtDifferentOperationsFail) {
   const Node node;
   Group group(2, [](const Membership& membership) {
-    const auto engine = make_simulated_nccl_engine(membership, soon());
+    const auto engine = make_nccl_engine_of_a_node(membership, soon());
     const Bytes data(MemoryKind::cuda, 64);
     const std::string what = thrown([&] {
       engine->all_reduce(data.data(), membership.rank == 0 ? 64 : 32, Dtype::u8, ReduceOp::sum,
@@ -312,7 +312,7 @@ TEST(NcclGroup, RanksAtDifferentOperationsFail) {
 TEST(NcclGroup, MeanOfThreeIsAsGoodAsNcclMakesIt) {
   const Node node;
   Group group(3, [](const Membership& membership) {
-    const auto engine = make_simulated_nccl_engine(membership, soon());
+    const auto engine = make_nccl_engine_of_a_node(membership, soon());
     const double mine = 2.0 * membership.rank + 5;  // 5, 7, 9
     Bytes data(MemoryKind::cuda, 4);
     data.upload(encoded(Dtype::f32, {mine}));
@@ -330,7 +330,7 @@ TEST(NcclGroup, MeanOfThreeIsAsGoodAsNcclMakesIt) {
 TEST(NcclGroup, BytesSentAreThoseOfARing) {
   const Node node;
   Group group(3, [](const Membership& membership) {
-    const auto engine = make_simulated_nccl_engine(membership, soon());
+    const auto engine = make_nccl_engine_of_a_node(membership, soon());
     const Bytes input(MemoryKind::cuda, 1200);
     const Bytes output(MemoryKind::cuda, 3600);
     std::uint64_t before = 0;
@@ -352,7 +352,7 @@ TEST(NcclGroup, BytesSentAreThoseOfARing) {
 TEST(NcclGroup, WhatWasSentArrivesAlthoughTheSenderLeavesAtOnce) {
   const Node node;
   Group group(2, [](const Membership& membership) {
-    const auto engine = make_simulated_nccl_engine(membership, soon());
+    const auto engine = make_nccl_engine_of_a_node(membership, soon());
     const std::size_t many = std::size_t{3} << 20U;
     const Bytes data(MemoryKind::cuda, many, std::byte(membership.rank == 0 ? 0x5A : 0));
     if (membership.rank == 0) return engine->send(data.data(), many, 1, soon());
