@@ -49,6 +49,8 @@
 //     last living process that has it open closes it.
 //   - A mapping has exactly the bytes of its allocation.
 //   - A broken context's error is returned by every call, and by cudaGetLastError() once for them.
+//     cudaDeviceReset() succeeds on it, and calls are cudaErrorDevicesUnavailable from then on; no
+//     other context can be reset here.
 //
 // Forking: before the first call both sides are independent. After it the child's calls fail with
 // cudaErrorInitializationError, as with CUDA. Calls that only ask for versions do not count, nor do
@@ -80,8 +82,9 @@ void clear_failures();
 
 /// As after a kernel that faulted on the current device: from now on every call with that device
 /// current returns cudaErrorIllegalAddress, and what is queued there, host functions too, never
-/// runs. For a fault in stream order call it in launch(): it is the stream's device then. Other
-/// devices have contexts of their own, and go on.
+/// runs. For a fault in stream order call it in launch(): it is the stream's device then. A GPU
+/// tells of a fault some tenths of a second late, with its other streams going on: sleep there
+/// before. Other devices have contexts of their own, and go on.
 void break_context();
 
 /// Queued work of `stream` does not start until released.

@@ -361,6 +361,64 @@ TEST_F(Faults, PublisherFindsItsBrokenContextAtTheNextCall) {
   }
 }
 
+// A GPU tells of a fault some tenths of a second late. What is behind it never becomes current;
+// what another stream does meanwhile does, and is whole.
+TEST_F(Faults, ABreakThatIsToldLateLosesWhatIsBehindItAlone) {
+  for (const bool behind : {true, false}) {
+    Child trainer([&] {
+      Publisher pub = create(Mode::double_buffered);
+      auto sub = Subscriber::attach(name_);
+      model_.publish(pub, 1);
+      const auto sources = model_.sources(2);
+      cudaStream_t stream = make_stream();
+      cudaStream_t other = make_stream();
+      static std::atomic<bool> tell{false};
+      tell = false;
+      EXPECT_EQ(sim::launch(stream,
+                            [] {
+                              while (!tell) std::this_thread::sleep_for(100us);
+                              sim::break_context();
+                            }),
+                cudaSuccess);
+      EXPECT_EQ(pub.publish(sources, Stream(behind ? stream : other)), 2U);
+      if (behind) {
+        let_things_happen();
+        EXPECT_EQ(pub.version(), 1U);
+        EXPECT_THROWS(DeadlinePassed, "did not become current", (void)pub.wait_current(20ms));
+      } else {
+        EXPECT_EQ(pub.wait_current(kPatience), 2U);
+        EXPECT_EQ(model_.wrong(sub.try_acquire().value(), 2), 0U);
+      }
+      tell = true;
+      EXPECT_TRUE(eventually([&] { return cudaStreamQuery(other) == cudaErrorIllegalAddress; }));
+      EXPECT_THROWS(Cuda, "context of this process is broken",
+                    (void)pub.publish(sources, Stream(other)));
+      EXPECT_THROWS(Closed, "after an error of its GPU", (void)sub.wait(newer_than(2), 1s));
+      EXPECT_EQ(sub.current_version(), behind ? 1U : 2U);
+      return 0;
+    });
+    EXPECT_EQ(trainer.wait(), 0) << behind;
+  }
+}
+
+TEST_F(Faults, ADeviceThatWasResetIsBrokenAllTheSame) {
+  Child trainer([&] {
+    Publisher pub = create(Mode::in_place);
+    auto sub = Subscriber::attach(name_);
+    model_.publish(pub, 1);
+    const auto sources = model_.sources(2);
+    sim::break_context();
+    EXPECT_EQ(cudaDeviceReset(), cudaSuccess);
+    const std::string error = thrown([&] { (void)pub.publish(sources); });
+    EXPECT_TRUE(error.starts_with("Cuda:")) << error;
+    EXPECT_NE(error.find("cudaErrorDevicesUnavailable"), std::string::npos) << error;
+    EXPECT_THROWS(Closed, "after an error of its GPU", (void)sub.wait(newer_than(1), 1s));
+    return 0;
+  });
+  EXPECT_EQ(trainer.wait(), 0);
+  EXPECT_TRUE(shm_objects(name_).empty());
+}
+
 TEST_F(Faults, StreamingReadersAreToldToo) {
   Child trainer([&] {
     Publisher pub = create(Mode::streaming, {.slots = 2});
