@@ -7,7 +7,8 @@
 // Facts this relies on (CUDA 13.0 runtime API, "Interprocess Communication"): a handle opened again
 // in one process gives the same pointer and is counted; opening in the exporting process fails;
 // freeing before the importers have closed is undefined, hence slots are freed when all places are
-// detached; a device is known by its UUID, as ordinals differ with CUDA_VISIBLE_DEVICES.
+// detached; a device is known by its UUID, as ordinals differ with CUDA_VISIBLE_DEVICES. What a GPU
+// answered to these and more: docs/hardware-notes.md.
 #pragma once
 
 #include <cuda.h>

@@ -12,7 +12,8 @@ cudaError_t admit(const char* function, Needs needs) {
   if (needs == Needs::nothing) return cudaSuccess;
   here.used = true;
   ThreadState& thread = this_thread();
-  if (needs != Needs::covered && here.is_broken(thread.device)) return cudaErrorIllegalAddress;
+  if (needs != Needs::covered && here.is_broken(thread.device))
+    return here.is_lost(thread.device) ? cudaErrorDevicesUnavailable : cudaErrorIllegalAddress;
   // A driver runs programs of its own and of earlier major versions.
   if (here.config.driver / 1000 < here.config.runtime / 1000) return cudaErrorInsufficientDriver;
   if (here.config.visible.empty()) return cudaErrorNoDevice;

@@ -21,7 +21,9 @@
 //   TENON_SIM_SEED          seed of those delays and of the order within a batch of copies (1)
 //   TENON_SIM_POISON        0: fresh memory is not filled with kPoison (faster)
 //   TENON_SIM_HOST_ACCESS   0: the host faults on device pointers, as on a real machine
-//   TENON_SIM_STALE         ok: a handle whose memory is gone opens, and shows the old bytes
+//   TENON_SIM_STALE         ok: a handle whose memory is gone opens, and shows the old bytes (no
+//   GPU
+//                           that was asked does so)
 //   TENON_SIM_HANDLE_REUSE  1: the handle of freed memory comes back, byte for byte, for the next
 //   TENON_SIM_FAIL          injected failures, "cudaMalloc:3:2,...": function, n-th call, error
 //
@@ -30,13 +32,25 @@
 //   - Every copy reads its source when it runs, also from pageable memory, which CUDA may stage
 //     earlier. A source overwritten too soon is therefore always seen.
 //   - A capturing stream drops what it is given; a graph cannot be run.
-//   - cudaFree, cudaFreeHost and cudaIpcCloseMemHandle wait for all work of the process, which
-//     CUDA may do too; memory from cudaMallocAsync is freed without waiting, as documented.
-//   - A mapping has exactly the bytes of its allocation; CUDA may map a whole 2 MiB block.
-//   - What was freed or closed stays reserved without access for a while: using it faults.
-//   - A handle of another node, or of no allocation, opens with cudaErrorInvalidResourceHandle.
-//   - Memory of a process that died counts as in use until the last living process that has it
-//     open closes it.
+//   - cudaFree and cudaFreeHost wait for all work of the process, which CUDA may do too; memory
+//   from
+//     cudaMallocAsync is freed without waiting, as documented.
+//   - What was freed or closed stays reserved without access for a while: using it faults. What is
+//     allocated next has another address; its place in the node's table stands for the one before.
+//   - A handle of another node opens with cudaErrorInvalidResourceHandle.
+//
+// As an H200 was seen to do (docs/hardware-notes.md):
+//   - cudaIpcCloseMemHandle waits for all work of the process, host functions too.
+//   - Host functions of all streams run one after the other.
+//   - Opening garbage, or what was freed, is cudaErrorInvalidValue; what a dead process exported,
+//     cudaErrorInvalidResourceHandle, unless this process has it open. When as much was allocated
+//     again in its place, the handle of what was freed opens that.
+//   - Memory that was freed, or whose process died, keeps its bytes and counts as in use until the
+//     last living process that has it open closes it.
+//   - A mapping has exactly the bytes of its allocation.
+//   - A broken context's error is returned by every call, and by cudaGetLastError() once for them.
+//     cudaDeviceReset() succeeds on it, and calls are cudaErrorDevicesUnavailable from then on; no
+//     other context can be reset here.
 //
 // Forking: before the first call both sides are independent. After it the child's calls fail with
 // cudaErrorInitializationError, as with CUDA. Calls that only ask for versions do not count, nor do
@@ -56,8 +70,6 @@ namespace tenon::sim {
 
 /// Fresh device memory holds this byte.
 inline constexpr std::byte kPoison{0xC5};
-/// Memory freed while another process had it open (a violation) holds this one.
-inline constexpr std::byte kFreedUnderReader{0xDD};
 
 // --- Faults, in this process ---
 
@@ -70,8 +82,9 @@ void clear_failures();
 
 /// As after a kernel that faulted on the current device: from now on every call with that device
 /// current returns cudaErrorIllegalAddress, and what is queued there, host functions too, never
-/// runs. For a fault in stream order call it in launch(): it is the stream's device then. Other
-/// devices have contexts of their own, and go on.
+/// runs. For a fault in stream order call it in launch(): it is the stream's device then. A GPU
+/// tells of a fault some tenths of a second late, with its other streams going on: sleep there
+/// before. Other devices have contexts of their own, and go on.
 void break_context();
 
 /// Queued work of `stream` does not start until released.

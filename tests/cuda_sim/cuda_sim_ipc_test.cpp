@@ -1,6 +1,8 @@
 // The simulated runtime between processes. Every child is forked before the parent's first call.
 #include <dirent.h>
 
+#include <atomic>
+
 #include "test_support.hpp"
 
 namespace tenon::sim::test {
@@ -113,8 +115,10 @@ TEST_F(Sharing, NeedsTheFlagAndARealHandle) {
   void* pointer = nullptr;
   EXPECT_EQ(cudaIpcOpenMemHandle(&pointer, handle, 0), cudaErrorInvalidValue);
   handle.reserved[0] ^= 1;
-  EXPECT_EQ(try_open(handle), cudaErrorInvalidResourceHandle);
-  EXPECT_EQ(try_open({}), cudaErrorInvalidResourceHandle);
+  EXPECT_EQ(try_open(handle), cudaErrorInvalidValue);
+  EXPECT_EQ(try_open({}), cudaErrorInvalidValue);
+  std::memset(&handle, 0xFF, sizeof handle);
+  EXPECT_EQ(try_open(handle), cudaErrorInvalidValue);
   EXPECT_EQ(open_handles(), 0U);
   EXPECT_TRUE(exporter.finish());
 }
@@ -186,6 +190,36 @@ TEST_F(Closing, WaitsForWorkOfTheProcess) {
   EXPECT_TRUE(exporter.finish());
 }
 
+TEST_F(Closing, WaitsForHostFunctionsToo) {
+  Exporter exporter;
+  std::byte* memory = open_memory(exporter.handle());
+  static std::atomic<bool> ran{false};
+  ran = false;
+  EXPECT_OK(cudaLaunchHostFunc(
+      make_stream(),
+      [](void*) {
+        std::this_thread::sleep_for(20ms);
+        ran = true;
+      },
+      nullptr));
+  EXPECT_OK(cudaIpcCloseMemHandle(memory));
+  EXPECT_TRUE(ran);
+  EXPECT_TRUE(exporter.finish());
+}
+
+TEST_F(Closing, OpeningDoesNotWait) {
+  Exporter exporter;
+  const auto handle = exporter.handle();
+  const cudaStream_t stream = make_stream();
+  hold_stream(stream, true);
+  EXPECT_OK(launch(stream, [] {}));
+  std::byte* memory = open_memory(handle);
+  EXPECT_EQ(open_memory(handle), memory);
+  EXPECT_EQ(cudaStreamQuery(stream), cudaErrorNotReady);
+  hold_stream(stream, false);
+  EXPECT_TRUE(exporter.finish());
+}
+
 void free_when_poked(Channel& channel, std::byte* memory) {
   channel.await(1);
   EXPECT_OK(cudaFree(memory));
@@ -197,21 +231,54 @@ TEST_F(Staleness, HandlesFailAfterTheFree) {
   const auto handle = exporter.handle();
   exporter.channel.poke(0);
   exporter.channel.await(0);
-  EXPECT_EQ(try_open(handle), cudaErrorInvalidResourceHandle);
+  EXPECT_EQ(try_open(handle), cudaErrorInvalidValue);
   EXPECT_TRUE(exporter.finish());
+}
+
+TEST_F(Staleness, HandlesOpenWhatIsAllocatedInTheSamePlace) {
+  Exporter exporter([](Channel& channel, std::byte* memory) {
+    const auto old = export_memory(memory);
+    for (const std::size_t bytes : {5000, 6000}) {
+      channel.await(1);
+      EXPECT_OK(cudaFree(memory));
+      memory = allocate(bytes);
+      EXPECT_OK(cudaMemset(memory, 77, bytes));
+      EXPECT_FALSE(same(old, export_memory(memory)));
+      channel.send(1, export_memory(memory));
+    }
+  });
+  const auto old = exporter.handle();
+  exporter.channel.poke(0);
+  const auto fresh = exporter.channel.receive<cudaIpcMemHandle_t>(0);
+  std::byte* memory = open_memory(old);
+  EXPECT_EQ(read_byte(memory), 77);  // not what was exported with it
+  EXPECT_EQ(open_memory(fresh), memory);
+  EXPECT_OK(cudaIpcCloseMemHandle(memory));
+  EXPECT_OK(cudaIpcCloseMemHandle(memory));
+  exporter.channel.poke(0);
+  EXPECT_EQ(read_byte(open_memory(exporter.channel.receive<cudaIpcMemHandle_t>(0))), 77);
+  EXPECT_EQ(try_open(old), cudaErrorInvalidValue);  // of another size
+  EXPECT_TRUE(exporter.finish());
+  EXPECT_EQ(violations(), 0U);
 }
 
 TEST_F(Staleness, HandlesFailAfterTheExportersDeath) {
   Exporter exporter;
+  Exporter other;
   const auto handle = exporter.handle();
   std::byte* memory = open_memory(handle);
   exporter.child.kill();
-  EXPECT_EQ(try_open(handle), cudaErrorInvalidResourceHandle);
-  EXPECT_EQ(read_byte(memory), 42);  // as opened before
+  const auto unopened = other.handle();
+  other.child.kill();
+  EXPECT_EQ(try_open(unopened), cudaErrorInvalidResourceHandle);
+  EXPECT_EQ(open_memory(handle), memory);  // as it is open here
+  EXPECT_OK(cudaIpcCloseMemHandle(memory));
+  EXPECT_EQ(read_byte(memory), 42);
   EXPECT_EQ(bytes_in_use(0), 5000U);
   EXPECT_OK(cudaIpcCloseMemHandle(memory));
   EXPECT_EQ(bytes_in_use(0), 0U);
   EXPECT_EQ(objects("mem"), 0);
+  EXPECT_EQ(try_open(handle), cudaErrorInvalidResourceHandle);
   EXPECT_EQ(violations(), 0U);
 }
 
@@ -281,8 +348,9 @@ TEST_F(Freeing, UnderAReaderIsAViolation) {
   EXPECT_EQ(violations(), 1U);
   ASSERT_EQ(violation_log().size(), 1U);
   EXPECT_NE(violation_log()[0].find("5000 bytes"), std::string::npos);
-  EXPECT_EQ(read_byte(memory), std::to_integer<int>(kFreedUnderReader));
+  EXPECT_EQ(read_byte(memory), 42);  // and yet the bytes stay until it closes
   EXPECT_EQ(live_allocations(), 1U);
+  EXPECT_EQ(bytes_in_use(0), 5000U);
   EXPECT_OK(cudaIpcCloseMemHandle(memory));
   EXPECT_EQ(live_allocations(), 0U);
   EXPECT_TRUE(exporter.finish());

@@ -214,6 +214,61 @@ TEST_F(HostFunctions, CanBeHeldForever) {
   EXPECT_EQ(count, 1);
 }
 
+TEST_F(HostFunctions, OfAllStreamsRunOneAfterTheOther) {
+  struct Seen {
+    std::atomic<int> running{0};
+    std::atomic<int> most{0};
+    std::atomic<int> ran{0};
+  } seen;
+  const auto function = [](void* argument) {
+    auto* at = static_cast<Seen*>(argument);
+    const int now = ++at->running;
+    if (now > at->most) at->most = now;
+    std::this_thread::sleep_for(2ms);
+    --at->running;
+    ++at->ran;
+  };
+  EXPECT_OK(cudaSetDevice(1));
+  std::vector<cudaStream_t> streams{make_stream(), make_stream()};
+  EXPECT_OK(cudaSetDevice(0));
+  for (int i = 0; i < 3; ++i) streams.push_back(make_stream());
+  for (const cudaStream_t stream : streams) {
+    for (int i = 0; i < 3; ++i) EXPECT_OK(cudaLaunchHostFunc(stream, function, &seen));
+  }
+  for (const cudaStream_t stream : streams) EXPECT_OK(cudaStreamSynchronize(stream));
+  EXPECT_EQ(seen.most, 1);
+  EXPECT_EQ(seen.ran, 15);
+}
+
+TEST_F(HostFunctions, ThatAreSlowDelayThoseOfOtherStreamsAndNoOtherWork) {
+  static std::atomic<bool> begun{false};
+  static std::atomic<bool> go_on{false};
+  begun = go_on = false;
+  const cudaStream_t slow = make_stream();
+  const cudaStream_t stream = make_stream();
+  std::byte* device = allocate(1);
+  std::atomic<int> count{0};
+  EXPECT_OK(cudaLaunchHostFunc(
+      slow,
+      [](void*) {
+        begun = true;
+        while (!go_on) std::this_thread::sleep_for(100us);
+      },
+      nullptr));
+  while (!begun) std::this_thread::sleep_for(100us);
+  const cudaEvent_t event = make_event();
+  EXPECT_OK(cudaMemsetAsync(device, 3, 1, stream));
+  EXPECT_OK(cudaEventRecord(event, stream));
+  EXPECT_OK(cudaLaunchHostFunc(stream, add_one, &count));
+  EXPECT_OK(cudaEventSynchronize(event));
+  std::this_thread::sleep_for(5ms);
+  EXPECT_EQ(count, 0);
+  EXPECT_EQ(cudaStreamQuery(stream), cudaErrorNotReady);
+  go_on = true;
+  EXPECT_OK(cudaStreamSynchronize(stream));
+  EXPECT_EQ(count, 1);
+}
+
 TEST_F(HostFunctions, MustCallNoCuda) {
   const cudaStream_t stream = make_stream();
   static std::atomic<int> error{-1};

@@ -341,8 +341,9 @@ TEST_F(Errors, OfAKernelStick) {
   hold_stream(stream, false);
   EXPECT_EQ(cudaStreamSynchronize(stream), cudaErrorIllegalAddress);
   EXPECT_EQ(cudaGetLastError(), cudaErrorIllegalAddress);
-  EXPECT_EQ(cudaGetLastError(), cudaErrorIllegalAddress);
+  EXPECT_OK(cudaGetLastError());  // which does not say whether the context works
   EXPECT_EQ(cudaFree(device), cudaErrorIllegalAddress);
+  EXPECT_EQ(cudaGetLastError(), cudaErrorIllegalAddress);
   EXPECT_EQ(cudaStreamQuery(stream), cudaErrorIllegalAddress);
   std::this_thread::sleep_for(5ms);
   EXPECT_EQ(count, 1);
@@ -350,6 +351,45 @@ TEST_F(Errors, OfAKernelStick) {
   reset_process();
   EXPECT_EQ(live_allocations(), 0U);
   EXPECT_OK(cudaFree(nullptr));
+}
+
+TEST_F(Errors, OfAKernelMayBeToldLater) {
+  static std::atomic<int> behind{0};
+  static std::atomic<int> elsewhere{0};
+  behind = elsewhere = 0;
+  static std::atomic<bool> tell{false};
+  tell = false;
+  const cudaStream_t stream = make_stream();
+  const cudaStream_t other = make_stream();
+  EXPECT_OK(launch(stream, [] {
+    while (!tell) std::this_thread::sleep_for(100us);
+    break_context();
+  }));
+  EXPECT_OK(cudaLaunchHostFunc(stream, add_one, &behind));
+  EXPECT_OK(cudaLaunchHostFunc(other, add_one, &elsewhere));
+  EXPECT_OK(cudaStreamSynchronize(other));
+  EXPECT_EQ(elsewhere, 1);
+  EXPECT_EQ(cudaStreamQuery(stream), cudaErrorNotReady);
+  tell = true;
+  EXPECT_EQ(cudaStreamSynchronize(stream), cudaErrorIllegalAddress);
+  EXPECT_EQ(cudaStreamQuery(other), cudaErrorIllegalAddress);
+  EXPECT_EQ(cudaLaunchHostFunc(other, add_one, &elsewhere), cudaErrorIllegalAddress);
+  std::this_thread::sleep_for(5ms);
+  EXPECT_EQ(behind, 0);
+  EXPECT_EQ(elsewhere, 1);
+}
+
+TEST_F(Errors, OfAKernelCannotBeResetAway) {
+  std::byte* device = allocate(8);
+  const cudaStream_t stream = make_stream();
+  break_context();
+  EXPECT_EQ(cudaFree(device), cudaErrorIllegalAddress);
+  EXPECT_OK(cudaDeviceReset());
+  void* fresh = nullptr;
+  EXPECT_EQ(cudaMalloc(&fresh, 1), cudaErrorDevicesUnavailable);
+  EXPECT_EQ(cudaStreamQuery(stream), cudaErrorDevicesUnavailable);
+  reset_process();
+  EXPECT_OK(cudaMalloc(&fresh, 1));
 }
 
 TEST_F(Errors, OfAKernelStickToItsDevice) {

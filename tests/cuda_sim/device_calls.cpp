@@ -151,6 +151,15 @@ cudaError_t cudaDeviceSynchronize() {
   });
 }
 
+cudaError_t cudaDeviceReset() {
+  return enter("cudaDeviceReset", Needs::covered, [](Process& here) {
+    const int device = this_thread().device;
+    if (!here.is_broken(device)) return cudaErrorNotSupported;
+    here.pacing.lost[static_cast<std::size_t>(device)] = true;
+    return cudaSuccess;
+  });
+}
+
 cudaError_t cudaRuntimeGetVersion(int* version) {
   return enter("cudaRuntimeGetVersion", Needs::nothing, [&](Process& here) {
     if (version == nullptr) return cudaErrorInvalidValue;

@@ -16,11 +16,12 @@ struct MemoryHandle {
   static constexpr std::uint32_t kMagic = 0x4D53'4E54;  // "TNSM"
 
   std::uint32_t magic = kMagic;
-  std::uint32_t reused = 0;  // 1: says nothing about the generation (TENON_SIM_HANDLE_REUSE)
-  std::uint64_t node = 0;    // hash of its name
-  ProcessId exporter;
   std::uint32_t index = 0;
-  std::uint32_t generation = 0;
+  std::uint64_t node = 0;  // hash of its name
+  ProcessId exporter;
+  std::uint64_t bytes = 0;
+  std::uint32_t generation = 0;  // 0: not told (TENON_SIM_HANDLE_REUSE)
+  std::uint32_t reserved = 0;
 };
 
 struct EventHandle {

@@ -28,7 +28,7 @@ cudaError_t import(Process& here, Node::Import found, void** pointer) {
   if (!here.regions.map(region, here.node.memory_object(found.id), false,
                         here.config.host_access)) {
     here.node.close(found);
-    return cudaErrorInvalidResourceHandle;  // freed in between
+    return cudaErrorInvalidValue;  // freed in between
   }
   *pointer = region.base;
   return cudaSuccess;
@@ -45,7 +45,7 @@ cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t* handle, void* pointer) {
     inside.node = here.node.hash();
     inside.exporter = here.id;
     inside.index = region->allocation.id.index;
-    inside.reused = here.config.handle_reuse ? 1 : 0;
+    inside.bytes = region->bytes;
     inside.generation = here.config.handle_reuse ? 0 : region->allocation.id.generation;
     write_handle(inside, *handle);
     return cudaSuccess;
@@ -56,12 +56,12 @@ cudaError_t cudaIpcOpenMemHandle(void** pointer, cudaIpcMemHandle_t handle, unsi
   return enter("cudaIpcOpenMemHandle", Needs::context, [&](Process& here) {
     if (pointer == nullptr || flags != cudaIpcMemLazyEnablePeerAccess) return cudaErrorInvalidValue;
     const auto inside = read_handle<MemoryHandle>(handle);
-    if (!inside) return cudaErrorInvalidResourceHandle;
+    if (!inside) return cudaErrorInvalidValue;
     if (inside->exporter == here.id) return cudaErrorDeviceUninitialized;
     const std::lock_guard lock(here.importing);
-    const auto found = here.node.find(*inside);
-    if (!found) return cudaErrorInvalidResourceHandle;
-    return import(here, *found, pointer);
+    Node::Import found;
+    if (const cudaError_t error = here.node.find(*inside, found)) return error;
+    return import(here, found, pointer);
   });
 }
 

@@ -45,7 +45,6 @@ void give_back(Process& here, const Region& region) {
   const bool counted = region.kind == Region::Kind::device || region.kind == Region::Kind::pool;
   const int importers = counted ? here.node.release(region.allocation.id) : 0;
   if (importers > 0) {
-    std::memset(region.alias, std::to_integer<int>(kFreedUnderReader), region.bytes);
     here.node.violation("freed " + std::to_string(region.bytes) + " bytes that " +
                         std::to_string(importers) + " other process(es) have open");
   }

@@ -195,16 +195,31 @@ int Node::release(AllocationId id) {
   return static_cast<int>(importers.size());
 }
 
-std::optional<Node::Import> Node::find(const MemoryHandle& handle) {
-  if (handle.node != hash() || handle.index >= kAllocations) return std::nullopt;
+cudaError_t Node::find(const MemoryHandle& handle, Import& import) {
+  if (handle.node != hash()) return cudaErrorInvalidResourceHandle;
+  if (handle.index >= kAllocations) return cudaErrorInvalidValue;
   const Lock lock(*this);
-  if (!handle.exporter.alive()) reap();
+  const bool dead = !handle.exporter.alive();
+  if (dead) reap();
   const Allocation& entry = control_->allocations[handle.index];
-  const bool gone = entry.state != State::live;
-  if (entry.state == State::free || (gone && !options_.keep_stale)) return std::nullopt;
-  if (entry.owner != handle.exporter || entry.object == 0) return std::nullopt;
-  if (handle.reused == 0 && entry.generation != handle.generation) return std::nullopt;
-  return Import{{handle.index, entry.generation}, 0, entry.device, entry.bytes};
+  const AllocationId id{handle.index, entry.generation};
+  const bool theirs = entry.owner == handle.exporter && entry.object != 0;
+  const bool same = handle.generation == 0 || handle.generation == entry.generation;
+  // Of a process that is gone only those who have it open can open it again.
+  const bool kept = entry.state == State::orphan && dead && same && is_open_here(id);
+  const bool stale = entry.state == State::stale && options_.keep_stale && same;
+  if (!theirs || (entry.state != State::live && !kept && !stale))
+    return dead ? cudaErrorInvalidResourceHandle : cudaErrorInvalidValue;
+  if (entry.bytes != handle.bytes) return cudaErrorInvalidValue;
+  import = {id, 0, entry.device, entry.bytes};
+  return cudaSuccess;
+}
+
+bool Node::is_open_here(AllocationId id) const {
+  const Opening* begin = control_->openings;
+  return std::any_of(begin, begin + control_->opening_count, [&](const Opening& opening) {
+    return opening.used != 0 && opening.allocation == id && opening.owner == self_;
+  });
 }
 
 void Node::open(Import& import) {

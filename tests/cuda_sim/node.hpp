@@ -60,8 +60,9 @@ class Node {
     int device = 0;
     std::uint64_t bytes = 0;
   };
-  /// What a handle of another process leads to; nothing when it is stale. Not yet opened.
-  [[nodiscard]] std::optional<Import> find(const MemoryHandle& handle);
+  /// What a handle of another process leads to, not yet opened. As a driver does, it looks for what
+  /// is now where the exported memory was: as much, allocated again there, will do.
+  [[nodiscard]] cudaError_t find(const MemoryHandle& handle, Import& import);
   /// Notes that this process has it open; fills in `opening`.
   void open(Import& import);
   void close(const Import& import);
@@ -95,6 +96,7 @@ class Node {
   void reap();
   void bury(const Dead& dead);
   void retire(std::uint32_t index);
+  [[nodiscard]] bool is_open_here(AllocationId id) const;
   [[nodiscard]] std::uint64_t used(int device) const;
   [[nodiscard]] std::uint32_t free_allocation() const;
   [[nodiscard]] std::uint32_t free_opening() const;

@@ -53,6 +53,10 @@ class Process {
   [[nodiscard]] bool is_broken(int ordinal) const {
     return pacing.broken[static_cast<std::size_t>(ordinal)];
   }
+  /// Whether its broken context was reset, which leaves none that could be used.
+  [[nodiscard]] bool is_lost(int ordinal) const {
+    return pacing.lost[static_cast<std::size_t>(ordinal)];
+  }
   /// Ends the workers and gives everything back.
   void end();
 

@@ -90,9 +90,11 @@ void Stream::run() {
 
 void Stream::execute(const Item& item, bool was_idle) {
   pause(was_idle);
+  std::unique_lock<std::mutex> turn;
   if (item.kind == Kind::host_function) {
     while (pacing_.hold_host_functions && !abandoned())
       std::this_thread::sleep_for(std::chrono::microseconds(500));
+    turn = std::unique_lock(pacing_.host_functions);
   }
   if (abandoned()) return;
   item.work();

@@ -22,8 +22,10 @@ struct Pacing {
   std::chrono::microseconds max_delay{};
   std::uint64_t seed = 0;
   std::atomic<bool> hold_host_functions{false};
+  std::mutex host_functions;                            // held by the one that runs
   std::atomic<bool> ended{false};                       // the process: nothing more runs
   std::array<std::atomic<bool>, kMaxDevices> broken{};  // by ordinal: nothing more runs there
+  std::array<std::atomic<bool>, kMaxDevices> lost{};    // and was reset since
   [[nodiscard]] bool abandoned(int ordinal) const {
     return ended || broken[static_cast<std::size_t>(ordinal)];
   }

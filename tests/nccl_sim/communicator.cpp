@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cuda_sim/cuda_sim.hpp>
 #include <mutex>
 #include <utility>
 
@@ -121,20 +122,18 @@ void Communicator::enqueue(const Operation& operation, cudaStream_t stream) {
           operation.name);
   Staged* const shared = staged.release();  // from here on the stream's, which has it until the end
   ++running_;
-  const auto run = [](void* s) {
-    auto* const it = static_cast<Staged*>(s);
-    it->communicator->perform(*it);
-  };
-  check(cudaLaunchHostFunc(stream, run, shared), operation.name);
+  // As kernels, not host functions: those would keep the program's own waiting for a peer.
+  const auto run = [shared] { shared->communicator->perform(*shared); };
+  check(sim::launch(stream, run), operation.name);
   if (operation.to_bytes != 0)
     check(cudaMemcpyAsync(operation.to, shared->output.data(), operation.to_bytes,
                           cudaMemcpyHostToDevice, stream),
           operation.name);
-  const auto end = [](void* s) {
-    const std::unique_ptr<Staged> it(static_cast<Staged*>(s));
+  const auto end = [shared] {
+    const std::unique_ptr<Staged> it(shared);
     --it->communicator->running_;
   };
-  check(cudaLaunchHostFunc(stream, end, shared), operation.name);
+  check(sim::launch(stream, end), operation.name);
 }
 
 /// In stream order. What fails keeps the stream busy until it is aborted, as a kernel does that

@@ -45,6 +45,57 @@ TEST_F(Order, CurrentIsStoredByTheHostFunctionAndNothingElse) {
   EXPECT_EQ(pub.wait_current(kPatience), 1U);
 }
 
+/// A host function of the program's own, on a stream of its own, that does not return.
+class SlowHostFunction {
+ public:
+  SlowHostFunction() {
+    const auto run = [](void* argument) {
+      auto* const it = static_cast<SlowHostFunction*>(argument);
+      it->begun_ = true;
+      while (!it->ends_) std::this_thread::sleep_for(200us);
+    };
+    EXPECT_EQ(cudaLaunchHostFunc(stream_, run, this), cudaSuccess);
+    EXPECT_TRUE(eventually([this] { return begun_.load(); }));
+  }
+  ~SlowHostFunction() { end(); }
+  SlowHostFunction(const SlowHostFunction&) = delete;
+  SlowHostFunction& operator=(const SlowHostFunction&) = delete;
+  void end() {
+    ends_ = true;
+    EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
+  }
+
+ private:
+  cudaStream_t stream_ = make_stream();
+  std::atomic<bool> begun_{false};
+  std::atomic<bool> ends_{false};
+};
+
+// CUDA runs the host functions of all streams one after the other: one of the program's own that
+// takes long delays a version and the end of a lease, and that is all it does.
+TEST_F(Order, ASlowHostFunctionOfTheProgramDelaysCommitsAndReleases) {
+  Publisher pub = create(Mode::in_place);
+  auto sub = Subscriber::attach(name_);
+  const auto sources = model_.sources(1);
+  publish(pub, sources);
+  Lease lease = sub.wait(newest(), kPatience);
+  {
+    SlowHostFunction slow;
+    lease.release(Stream(make_stream()));
+    let_things_happen();
+    EXPECT_EQ(pub.subscribers().at(0).holds, 1U);
+    EXPECT_THROWS(DeadlinePassed, "holds", (void)pub.publish(sources, {.deadline = 50ms}));
+    slow.end();
+    EXPECT_TRUE(eventually([&] { return pub.subscribers().at(0).holds == 0; }));
+  }
+  SlowHostFunction slow;
+  EXPECT_EQ(pub.publish(sources, Stream(make_stream())), 2U);
+  EXPECT_THROWS(DeadlinePassed, "version 2", (void)pub.wait_current(50ms));
+  EXPECT_EQ(pub.version(), 0U);
+  slow.end();
+  EXPECT_EQ(pub.wait_current(kPatience), 2U);
+}
+
 // Looks at the slots the very moment a version is current, past every stream.
 TEST_F(Order, CurrentIsNeverStoredBeforeTheCopiesAreMade) {
   const Variable delay("TENON_SIM_DELAY_US", kDawdle);

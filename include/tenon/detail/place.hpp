@@ -195,13 +195,13 @@ class OwnPlace {
     return true;
   }
 
-  /// A publisher that dies loses its device memory some instants before its lock: a handle that
-  /// does not open is looked at again.
+  /// A publisher that dies loses its device memory before its lock and its pid: a driver was seen
+  /// to take up to 300 ms to clean up behind it. A handle that does not open is looked at again.
   SlotTable::Mapped open_slot(const format::Slot& slot) const {
     try {
       return per_process<SlotTable>().open(segment_.facts(), slot);
     } catch (const Error& e) {
-      const Deadline deadline(std::chrono::milliseconds(e.code() == Errc::Cuda ? 200 : 0));
+      const Deadline deadline(std::chrono::milliseconds(e.code() == Errc::Cuda ? 1000 : 0));
       do {
         if (is_closed() || segment_.publisher_dead()) return {};
         std::this_thread::sleep_for(

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
+#include <sys/mount.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
@@ -95,6 +96,15 @@ std::string look(const char* memory) {
   const cudaError_t error = cudaMemcpy(&byte, memory, 1, cudaMemcpyDeviceToHost);
   return code(error) + (error == cudaSuccess ? ", byte " + std::to_string(byte) : "");
 }
+std::string hex_of(const cudaIpcMemHandle_t& handle) {
+  std::string hex;
+  for (const char byte : handle.reserved) {
+    char digits[3];
+    std::snprintf(digits, sizeof(digits), "%02x", static_cast<unsigned char>(byte));
+    hex += digits;
+  }
+  return hex;
+}
 bool same(const cudaIpcMemHandle_t& a, const cudaIpcMemHandle_t& b) {
   return std::memcmp(&a, &b, sizeof(a)) == 0;
 }
@@ -105,15 +115,22 @@ double median(std::vector<double> values) {
 
 // --- Death ---
 
-void kill_exporter(Role& role) {
-  const pid_t pid = role.board().exporter_pid;
+/// Kills it; returns when it is known to be dead, with when that was. `killed` is when it was sent.
+double kill_exporter(const Board& board, std::atomic<double>& killed) {
+  const pid_t pid = board.exporter_pid;
   const int fd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
-  const double begin = now_ms();
+  killed = now_ms();
   ::kill(pid, SIGKILL);
   pollfd wait{fd, POLLIN, 0};
   ::poll(&wait, 1, 20'000);
-  role.note("ms from SIGKILL to the pidfd's news", now_ms() - begin);
+  const double known = now_ms();
   ::close(fd);
+  return known;
+}
+void kill_exporter(Role& role) {
+  std::atomic<double> killed{0};
+  const double known = kill_exporter(role.board(), killed);
+  role.note("ms from SIGKILL to the pidfd's news", known - killed);
 }
 [[noreturn]] void wait_for_death() {
   for (;;) ::pause();
@@ -205,15 +222,19 @@ Json latency() {
           me.note("open us", median(opens));
           me.note("close us", median(closes));
           must(launch_spin(50, nullptr, stream), "spin");
-          me.note("open ms beside a kernel of 50 ms in another memory",
+          me.note("ms to open again beside a kernel of 50 ms in another memory",
                   took_ms([&] { must_open(handle); }));
-          must(cudaIpcCloseMemHandle(memory), "close");  // of two
+          me.note("ms to close one of two opens beside it",
+                  took_ms([&] { must(cudaIpcCloseMemHandle(memory), "close"); }));
           must(cudaStreamSynchronize(stream), "synchronize");
           must(launch_spin(50, nullptr, stream), "spin");
           me.note("close ms beside a kernel of 50 ms in another memory",
                   took_ms([&] { must(cudaIpcCloseMemHandle(memory), "close"); }));
           must(cudaStreamSynchronize(stream), "synchronize");
-          memory = must_open(handle);
+          must(launch_spin(50, nullptr, stream), "spin");
+          me.note("ms to open, not open before, beside a kernel of 50 ms in another memory",
+                  took_ms([&] { memory = must_open(handle); }));
+          must(cudaStreamSynchronize(stream), "synchronize");
           must(cudaLaunchHostFunc(
                    stream, [](void*) { sleep_ms(50); }, nullptr),
                "cudaLaunchHostFunc");
@@ -290,14 +311,7 @@ Json garbage() {
         me.note("zeros", code(open(handle, &memory)));
         std::memset(&handle, 0xFF, sizeof(handle));
         me.note("ones", code(open(handle, &memory)));
-        std::string hex;
-        for (std::size_t i = 0; i < sizeof(handle); ++i) {
-          char digits[3];
-          std::snprintf(digits, sizeof(digits), "%02x",
-                        static_cast<unsigned char>(me.board().memory.reserved[i]));
-          hex += digits;
-        }
-        me.note("a handle", hex);
+        me.note("a handle", hex_of(me.board().memory));
         me.note("its exporter's pid", me.board().exporter_pid.load());
         for (std::size_t i = 0; i < sizeof(handle); ++i) {
           handle = me.board().memory;
@@ -363,6 +377,8 @@ Json stale() {
         me.board().second = handle_of(again);
         me.note("freed and allocated again: same handle",
                 same(me.board().memory, me.board().second));
+        me.note("the old handle", hex_of(me.board().memory));
+        me.note("the new handle", hex_of(me.board().second));
         me.reach(3);
         me.await(4);
       },
@@ -396,7 +412,8 @@ Json freed_while_open() {
         me.note("MiB that came free", free_mib() - before);
         char* const again = allocate(kGiB, 2);
         me.note("allocated again at the same address", again == memory);
-        me.note("same handle", same(me.board().memory, handle_of(again)));
+        me.board().second = handle_of(again);
+        me.note("same handle", same(me.board().memory, me.board().second));
         me.reach(3);
         me.await(4);
         me.note("MiB free more when the other closed it, one such allocated", free_mib() - before);
@@ -410,6 +427,18 @@ Json freed_while_open() {
         me.reach(2);
         me.await(3);
         me.note("reads behind the free (old is 1, new is 2)", look(memory));
+        const auto open_beside = [&](const std::string& which, const cudaIpcMemHandle_t& handle) {
+          char* beside = nullptr;
+          const cudaError_t error = open(handle, &beside);
+          me.note("open of the " + which + " handle beside it", code(error));
+          if (error != cudaSuccess) return;
+          me.note("the " + which + " one is at the same address", beside == memory);
+          me.note("the " + which + " one reads", look(beside));
+          me.note("close of the " + which + " one", code(cudaIpcCloseMemHandle(beside)));
+        };
+        open_beside("old", me.board().memory);
+        open_beside("new", me.board().second);
+        me.note("the first one still reads", look(memory));
         me.note("close", code(cudaIpcCloseMemHandle(memory)));
         me.reach(4);
       });
@@ -497,14 +526,30 @@ Json killed_with_work() {
         unsigned long long last = count();
         sleep_ms(5);
         me.note("it counts before", count() > last);
-        const double killed = now_ms();
-        kill_exporter(me);
-        const double known = now_ms();
-        double changed = killed;
-        for (last = count(); now_ms() < killed + 1500;) {
+        // The news is waited for elsewhere: what happens until then is looked at here. A look takes
+        // some 20 us, unless the driver is busy with the dead one.
+        std::atomic<double> killed{0};
+        std::atomic<double> known{0};
+        std::thread killer([&] {
+          sleep_ms(20);
+          known = kill_exporter(me.board(), killed);
+        });
+        double changed = 0;
+        double longest_ms = 0;
+        unsigned long long looks = 0;
+        for (last = count(); known == 0 || now_ms() < known + 1500;) {
+          const double before = now_ms();
           const unsigned long long now = count();
-          if (std::exchange(last, now) != now) changed = now_ms();
+          const double after = now_ms();
+          if (std::exchange(last, now) != now) changed = after;
+          if (killed == 0 || before < killed || known != 0) continue;
+          ++looks;
+          longest_ms = std::max(longest_ms, after - before);
         }
+        killer.join();
+        me.note("ms from SIGKILL to the pidfd's news", known - killed);
+        me.note("looks between the two", looks);
+        me.note("ms of the longest of them", longest_ms);
         me.note("ms from SIGKILL to the last change", changed - killed);
         me.note("ms from the pidfd's news to the last change", changed - known);
         me.note("its host function ran", me.board().time_ms != 0);
@@ -610,6 +655,15 @@ Json host_functions() {
     }
     me.note("ms until one ran beside another stream's of 50 ms", ran - begin);
     must(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    std::thread::id threads[2];
+    const auto tell = [](void* at) {
+      *static_cast<std::thread::id*>(at) = std::this_thread::get_id();
+    };
+    must(cudaLaunchHostFunc(stream, tell, &threads[0]), "cudaLaunchHostFunc");
+    must(cudaLaunchHostFunc(other, tell, &threads[1]), "cudaLaunchHostFunc");
+    must(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    me.note("those of two streams run on one thread", threads[0] == threads[1]);
+    me.note("which is the program's own", threads[0] == std::this_thread::get_id());
   });
 }
 
@@ -625,11 +679,14 @@ Json broken(cudaError_t (*launch)(cudaStream_t)) {
         must(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
         me.reach(1);
         me.await(2);
-        std::atomic<int> before{0}, behind{0}, elsewhere{0}, later{0};
+        std::atomic<int> before{0}, behind{0}, later{0};
+        std::atomic<double> elsewhere{0};
         const auto set = [](void* at) { *static_cast<std::atomic<int>*>(at) = 1; };
+        const auto set_time = [](void* at) { *static_cast<std::atomic<double>*>(at) = now_ms(); };
         must(cudaLaunchHostFunc(stream, set, &before), "cudaLaunchHostFunc");
+        const double other_begin = now_ms();
         must(launch_spin(30, nullptr, other), "spin");
-        must(cudaLaunchHostFunc(other, set, &elsewhere), "cudaLaunchHostFunc");
+        must(cudaLaunchHostFunc(other, set_time, &elsewhere), "cudaLaunchHostFunc");
         must(launch_spin(5, nullptr, stream), "spin");
         must(launch(stream), "launch");
         me.note("cudaLaunchHostFunc behind it", code(cudaLaunchHostFunc(stream, set, &behind)));
@@ -644,7 +701,9 @@ Json broken(cudaError_t (*launch)(cudaStream_t)) {
         sleep_ms(300);
         me.note("host function before it ran", before.load());
         me.note("host function behind it ran", behind.load());
-        me.note("host function in another stream, behind a kernel, ran", elsewhere.load());
+        me.note("host function in another stream, behind a kernel, ran", elsewhere != 0);
+        me.note("ms from the launch of that kernel of 30 ms until it ran",
+                elsewhere != 0 ? elsewhere - other_begin : -1.0);
         me.note("host function of later ran", later.load());
         me.note("cudaMemGetInfo", [] {
           std::size_t a = 0, b = 0;
@@ -657,6 +716,10 @@ Json broken(cudaError_t (*launch)(cudaStream_t)) {
         me.note("cudaDeviceReset", code(cudaDeviceReset()));
         void* fresh = nullptr;
         me.note("cudaMalloc behind the reset", code(cudaMalloc(&fresh, kMiB)));
+        me.note("cudaStreamQuery behind the reset, of a stream before it",
+                code(cudaStreamQuery(other)));
+        int device = -1;
+        me.note("cudaGetDevice behind the reset", code(cudaGetDevice(&device)));
         me.reach(3);
         me.await(4);
       },
@@ -686,6 +749,34 @@ Json forked() {
   });
 }
 
+/// In a forked child, whose pid is `pid` when one is given: opens what the exporter shares.
+void open_as_another(Role& me, const std::string& who, pid_t pid = 0) {
+  if (pid != 0) {
+    std::FILE* const last = std::fopen("/proc/sys/kernel/ns_last_pid", "we");
+    const bool set = last != nullptr && std::fprintf(last, "%d", pid - 1) > 0;
+    if (last == nullptr || std::fclose(last) != 0 || !set) {
+      me.note(who + ": choosing a pid", std::strerror(errno));
+      return;
+    }
+  }
+  const pid_t child = ::fork();
+  if (child == 0) {
+    try {
+      me.note(who + ": own pid", ::getpid());
+      me.note(who + ": first call", code(cudaFree(nullptr)));
+      char* memory = nullptr;
+      const cudaError_t error = open(me.board().memory, &memory);
+      me.note(who + ": open", code(error));
+      if (error == cudaSuccess) me.note(who + ": it reads", look(memory));
+    } catch (const std::exception& e) {
+      me.note(who + ": ended by", e.what());
+    }
+    ::_exit(0);
+  }
+  ::waitpid(child, nullptr, 0);
+}
+
+/// From another pid namespace, with a /proc of its own: CUDA does not start with another's.
 Json pid_namespace() {
   return ask(
       [](Role& me) {
@@ -695,27 +786,23 @@ Json pid_namespace() {
         me.await(2);
       },
       [](Role& me) {
-        if (::unshare(CLONE_NEWPID) != 0) {
-          me.note("unshare", std::strerror(errno));
+        me.await(1);
+        if (::unshare(CLONE_NEWPID | CLONE_NEWNS) != 0 ||
+            ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
+          me.note("namespaces", std::strerror(errno));
           me.reach(2);
           return;
         }
-        const pid_t child = ::fork();
-        if (child == 0) {
-          try {
-            me.note("own pid", ::getpid());
-            me.note("first call", code(cudaFree(nullptr)));
-            me.await(1);
-            char* memory = nullptr;
-            const cudaError_t error = open(me.board().memory, &memory);
-            me.note("open", code(error));
-            if (error == cudaSuccess) me.note("it reads", look(memory));
-          } catch (const std::exception& e) {
-            me.note("ended by", e.what());
-          }
+        const pid_t first = ::fork();  // pid 1 there, which uses no CUDA
+        if (first == 0) {
+          if (::mount("proc", "/proc", "proc", 0, nullptr) != 0)
+            me.note("a /proc", std::strerror(errno));
+          me.note("the exporter's pid, where it is", me.board().exporter_pid.load());
+          open_as_another(me, "another pid");
+          open_as_another(me, "the exporter's pid", me.board().exporter_pid);
           ::_exit(0);
         }
-        ::waitpid(child, nullptr, 0);
+        ::waitpid(first, nullptr, 0);
         me.reach(2);
       });
 }

@@ -71,11 +71,13 @@ class Role {
   Role(Board& board, int number) : board_(board), number_(number) {}
 
   Board& board() { return board_; }
-  /// Noted at once: the process may be killed.
+  /// Noted at once, as the process may be killed; a child of this one may have noted, too.
   template <class T>
   void note(const std::string& key, const T& value) {
-    notes_[key] = value;
-    const std::string dump = notes_.dump();
+    const std::string before = board_.notes[number_];
+    Json notes = before.empty() ? Json::object() : Json::parse(before);
+    notes[key] = value;
+    const std::string dump = notes.dump();
     if (dump.size() + 1 > Board::kNotes) throw std::length_error("the notes are too long");
     std::memcpy(board_.notes[number_], dump.c_str(), dump.size() + 1);
   }
@@ -89,7 +91,6 @@ class Role {
  private:
   Board& board_;
   int number_;
-  Json notes_ = Json::object();
 };
 
 using Part = std::function<void(Role&)>;
