@@ -266,13 +266,13 @@ TEST(CopyKernel, CopiesLargeRowsWideAndManyShortRowsWide) {
   std::mt19937_64 random(4);
   CopyCase large;
   large.add(Cast::none, 3'000'000, 1, 0, 0, 5, 5);
-  EXPECT_LE(expect_kernel_copies(large, {walk::kTileMax, 7}, random), 3'000'000 / 16 + 500);
+  EXPECT_LE(expect_kernel_copies(large, {walk::kGranule * 64, 7}, random), 3'000'000 / 16 + 500);
   CopyCase rows;
   rows.add(Cast::none, 256, 3000, 256, 0, 0, 0);
-  EXPECT_LE(expect_kernel_copies(rows, {walk::kTileMax, 5}, random), 3000 * 256 / 16 + 2000);
+  EXPECT_LE(expect_kernel_copies(rows, {walk::kGranule * 64, 5}, random), 3000 * 256 / 16 + 2000);
   CopyCase casts;
   casts.add(Cast::f32_to_bf16, 1'000'001, 1, 0, 0, 1, 1);
-  EXPECT_LE(expect_kernel_copies(casts, {walk::kTileMax, 5}, random), 1'000'001 / 4 + 100);
+  EXPECT_LE(expect_kernel_copies(casts, {walk::kGranule * 64, 5}, random), 1'000'001 / 4 + 100);
 }
 
 TEST(CopyKernel, EveryBlockHasWorkAndNoneMuchMoreThanAnother) {
