@@ -13,8 +13,8 @@ namespace {
 
 using nlohmann::json;
 
-// A peer's death is noticed within 200 ms where processes get to run and hold no CUDA context (300 ms
-// were seen with one). What is asserted leaves room for a machine that others use too.
+// A peer's death is noticed within 200 ms where processes get to run and hold no CUDA context (300
+// ms were seen with one). What is asserted leaves room for a machine that others use too.
 constexpr std::uint64_t kLate = 5'000'000'000;
 
 std::vector<std::uint64_t> sorted(const Samples& samples) {
