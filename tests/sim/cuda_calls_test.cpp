@@ -137,6 +137,7 @@ class Calls : public ::testing::TestWithParam<Case> {
                           {.deadline = kPatience, .require = v == 1 ? 1U : 0U});
         EXPECT_EQ(pub.wait_current(kPatience), v);
       });
+      EXPECT_TRUE(taken_.wait()) << "version " << v;  // none is passed over
     }
     const int status = reader.wait();
     EXPECT_LE(status, static_cast<int>(kBudget)) << "the subscriber failed";
@@ -159,6 +160,7 @@ class Calls : public ::testing::TestWithParam<Case> {
       if (GetParam().way == Way::load) {
         steps.measure([&] { seen = sub.load(plan, Stream(stream), kPatience); });
         EXPECT_TRUE(weights.holds(weights.at(7), 7, seen));
+        taken_.poke();
         continue;
       }
       std::optional<Lease> lease;
@@ -168,10 +170,13 @@ class Calls : public ::testing::TestWithParam<Case> {
       EXPECT_TRUE(weights.holds((*lease)[7].data(), 7, seen));
       releases.measure([&] { lease->release(Stream(stream)); });
       EXPECT_LE(calls + sim::total_calls(), kBudget);
+      taken_.poke();
     }
     return static_cast<int>(steps.fewest() +
                             (GetParam().way == Way::adopt ? releases.fewest() : 0));
   }
+
+  Signal taken_;  ///< a version, by the reader
 };
 
 INSTANTIATE_TEST_SUITE_P(
