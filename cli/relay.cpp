@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <poll.h>
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <optional>
@@ -40,6 +41,9 @@ struct ReceiveOptions {
   Output output;
 };
 
+/// The longest time without a look for signals; of a receiver that joins, at first.
+constexpr Duration kLook = std::chrono::milliseconds(500);
+
 double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
 
 /// Stops a relay when a signal comes, also in the middle of a transfer.
@@ -73,6 +77,17 @@ void say(const std::string& line) {
     print(line + "\n");
   } catch (const Error& error) {
     complain(error.what());
+  }
+}
+
+// `key`: what `address` is to us.
+void tell_start(const Output& output, const char* doing, const std::string& name, const char* key,
+                const std::string& address) {
+  if (output.json) {
+    say(fmt::format(R"({{"event":"{}","name":"{}","{}":{}}})", doing, name, key,
+                    Json(address).dump()));
+  } else {
+    say(fmt::format("{} {} {}={}", doing, name, key, printable(address)));
   }
 }
 
@@ -118,18 +133,21 @@ relay::Watch watch_for(const Output& output, const char* did, const std::string&
 // One sender after the other: a trainer that starts again is another publication.
 void send_until_signal(SendOptions& options) {
   bool first = true;
+  const detail::Deadline appear(options.relay.attach);
+  options.relay.attach = std::min<Duration>(options.relay.attach, kLook);
   while (!was_signalled()) {
     try {
       relay::Sender sender(options.name, options.relay);
       options.relay.listen = sender.address();  // receivers find its successor there
-      if (first) say(fmt::format("listening {} address={}", options.name, sender.address()));
+      if (first) tell_start(options.output, "listening", options.name, "address", sender.address());
       first = false;
       const StopOnSignal stop(sender);
       sender.run(watch_for(options.output, "sent", options.name));
     } catch (const Error& error) {
       const bool ended = error.code() == Errc::PublisherGone || error.code() == Errc::Closed;
       const bool absent = error.code() == Errc::NotFound || error.code() == Errc::DeadlinePassed;
-      if (!ended && (first || !absent)) throw;
+      const bool in_vain = first && appear.passed();
+      if (!ended && (!absent || in_vain)) throw;
       if (ended && !options.output.quiet)
         complain(printable(error.what()) + "; waiting for its successor");
     }
@@ -144,6 +162,21 @@ Exit send(SendOptions& options) {
   return Exit::ok;
 }
 
+// In attempts, between which we look for signals. Each is longer than the last: where a large
+// layout comes over a slow network, short ones would all be in vain.
+std::unique_ptr<relay::Receiver> join(relay::ReceiverOptions options) {
+  const detail::Deadline deadline(options.join);
+  for (Duration patience = kLook;; patience *= 2) {
+    check_signals();
+    options.join = std::min<Duration>(patience, deadline.left());
+    try {
+      return std::make_unique<relay::Receiver>(options);
+    } catch (const Error& error) {
+      if (error.code() != Errc::DeadlinePassed || deadline.passed()) throw;
+    }
+  }
+}
+
 Exit receive(ReceiveOptions& options) {
   for (const std::string& name : {options.relay.name, options.relay.as})
     if (!name.empty()) check_name(name);
@@ -152,13 +185,17 @@ Exit receive(ReceiveOptions& options) {
   handle_signals(OnSignal::remember);
   Progress progress("allocating", !options.output.quiet);
   options.relay.progress = [&](std::uint64_t done, std::uint64_t total) {
+    check_signals();
     progress.update(done, total);
   };
-  relay::Receiver receiver(options.relay);
-  say(fmt::format("receiving {} from={}", receiver.name(), options.relay.from));
-  const StopOnSignal stop(receiver);
-  receiver.run(watch_for(options.output, "received", receiver.name()));
-  return Exit::ok;
+  try {
+    const std::unique_ptr<relay::Receiver> receiver = join(options.relay);
+    tell_start(options.output, "receiving", receiver->name(), "from", options.relay.from);
+    const StopOnSignal stop(*receiver);
+    receiver->run(watch_for(options.output, "received", receiver->name()));
+  } catch (const Interrupted&) {
+  }
+  return Exit::ok;  // being told to stop is how receiving ends
 }
 
 void add_output(CLI::App& command, Output& output, std::string& secret_file) {

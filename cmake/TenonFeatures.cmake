@@ -51,8 +51,11 @@ set(TENON_CLIENT_HEADERS
   include/tenon/detail/claim.hpp
   include/tenon/detail/crash_point.hpp
   include/tenon/detail/hash.hpp
+  include/tenon/detail/keep.hpp
   include/tenon/detail/memory.hpp
   include/tenon/detail/per_process.hpp
+  include/tenon/detail/pins.hpp
+  include/tenon/detail/place.hpp
   include/tenon/detail/process.hpp
   include/tenon/detail/segment.hpp
   include/tenon/detail/shared_object.hpp

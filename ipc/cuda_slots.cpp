@@ -7,6 +7,7 @@
 #include <string>
 #include <tenon/cuda.hpp>
 #include <tenon/detail/crash_point.hpp>
+#include <tenon/detail/keep.hpp>
 #include <utility>
 
 #include "slot_memory.hpp"

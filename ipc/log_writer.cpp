@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdio>
 #include <tenon/detail/crash_point.hpp>
+#include <tenon/detail/place.hpp>
 #include <utility>
 
 #include "reclaim.hpp"
@@ -38,6 +39,7 @@ void LogWriter::unretire(std::uint64_t oldest, std::uint64_t current) noexcept {
   header().current.store(current, std::memory_order_release);
   crash_point(CrashPoint::unretire_current);
   wake(header().wake);
+  crash_point(CrashPoint::unretire_woken);
 }
 
 bool LogWriter::nobody_behind(std::uint64_t line, std::uint64_t limit) const {
@@ -61,8 +63,7 @@ bool LogWriter::nobody_behind(std::uint64_t line, std::uint64_t limit) const {
   return true;
 }
 
-// Frees the places of dead subscribers. Taking the lock is the claim: a newcomer that has it
-// already is left alone, and nobody else can take the place while its row is reset.
+// Frees the places of dead subscribers.
 void LogWriter::reclaim_dead() noexcept {
   const int fd = claim_.fd();
   for (std::uint32_t i = 0; i < format::kPlaces; ++i) {
@@ -72,21 +73,10 @@ void LogWriter::reclaim_dead() noexcept {
                         row.cursor.load(std::memory_order_relaxed) == format::kIdle;
     if (unused || !detail::is_dead(fd, i, detail::owner_of(row))) continue;
     try {
-      if (!detail::try_lock_byte(fd, i)) continue;
-    } catch (const Error& e) {
-      detail::report(e.what());
-      continue;
+      detail::reclaim_place(fd, i, row);
+    } catch (const std::exception& e) {
+      detail::report({e.what()});
     }
-    crash_point(CrashPoint::reclaim_locked);
-    if (!detail::still_owns(fd, i, detail::owner_of(row))) {
-      row.cursor.store(format::kIdle, std::memory_order_release);
-      crash_point(CrashPoint::reclaim_idle);
-      row.state.store(static_cast<std::uint32_t>(format::PlaceState::free),
-                      std::memory_order_release);
-      crash_point(CrashPoint::reclaim_free);
-    }
-    detail::unlock_byte(fd, i);
-    crash_point(CrashPoint::reclaim_unlocked);
   }
 }
 
@@ -198,6 +188,7 @@ void LogWriter::burn(std::uint64_t next_start) noexcept {
   // before the cursors are read (stream.pml: M_BURN).
   std::atomic_thread_fence(std::memory_order_seq_cst);
   wake(header().wake);
+  crash_point(CrashPoint::abort_woken);
 }
 
 void LogWriter::finish(std::uint64_t ticket) noexcept {
@@ -246,6 +237,7 @@ std::string LogWriter::attached() const {
 
 void LogWriter::close(format::ClosedReason reason) noexcept {
   header().closed_reason.store(static_cast<std::uint32_t>(reason), std::memory_order_relaxed);
+  crash_point(CrashPoint::close_reason);
   header().state.store(static_cast<std::uint32_t>(format::State::closed),
                        std::memory_order_release);
   // Full fence: either a claimer's row is seen from here on, or it sees `closed` (protocol section

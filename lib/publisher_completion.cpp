@@ -1,6 +1,7 @@
 // How a version is completed and a publication ends: what waits for work that runs behind the
 // caller's back, on a GPU. In host memory it has run already.
 #include <tenon/detail/crash_point.hpp>
+#include <tenon/detail/keep.hpp>
 #include <utility>
 
 #include "publisher_impl.hpp"
@@ -94,12 +95,12 @@ bool Publisher::Impl::settle() noexcept {
       if (const char* error = gather_->broken()) throw Error(Errc::Cuda, error);
     };
     if (!log_->wait_for_finished(enqueued_, {deadline, check})) {
-      detail::report("aborting a version of '" + name_ +
-                     "': its sources in host memory have not been read after 2 s and must stay");
+      detail::report({"aborting a version of '", name_,
+                      "': its sources in host memory have not been read after 2 s and must stay"});
     }
     return true;
   } catch (const std::exception& e) {
-    detail::report("aborting a version of '" + name_ + "': " + e.what());
+    detail::report({"aborting a version of '", name_, "': ", e.what()});
     return false;
   }
 }
@@ -121,26 +122,30 @@ bool Publisher::Impl::close(format::ClosedReason reason) noexcept {
 
 // Device memory goes when nobody can be using it: not our own copies, not a subscriber. Freeing
 // waits for the device, hence behind copies that do not end nothing is freed, what they are made
-// with included.
+// with included. Nor is it when nobody can tell, for want of memory say.
 void Publisher::Impl::free_slots(const detail::Deadline& deadline) noexcept {
   const std::function<void()> no_check;
-  std::string who;
+  in_use_ = true;
+  const auto say_kept = [this](std::string_view because) {
+    detail::report({"closing '", name_, "': ", std::to_string(slot_bytes_ >> 20U),
+                    " MiB of GPU memory stay allocated until this process ends, because of ",
+                    because});
+  };
   try {
     const bool broken = gather_->broken() != nullptr;
     if (!broken && !log_->wait_for_finished(enqueued_, {deadline, no_check})) {
-      who = "its own copies, behind work that is still running";
       detail::keep_for_ever(std::move(gather_));
-    } else if (!log_->wait_for_detached(deadline))
-      who = log_->attached();
+      say_kept("its own copies, behind work that is still running");
+    } else {
+      const bool detached = log_->wait_for_detached(deadline);
+      const std::string who = detached ? "" : log_->attached();
+      in_use_ = !who.empty();  // the last of them may have gone in this moment
+      if (in_use_) say_kept(who);
+    }
   } catch (const std::exception& e) {
-    who = e.what();
+    say_kept(e.what());
   }
-  in_use_ = !who.empty();
-  if (in_use_) {
-    detail::report("closing '" + name_ + "': " + std::to_string(slot_bytes_ >> 20U) +
-                   " MiB of GPU memory stay allocated until this process ends, because of " + who);
-    slots_->keep_for_ever();
-  }
+  if (in_use_) slots_->keep_for_ever();
   slots_.reset();
 }
 

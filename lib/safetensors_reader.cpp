@@ -399,7 +399,9 @@ WeightMap parse_index(std::string_view json, std::string_view source) {
 
 Descriptor::~Descriptor() {
   if (fd_ >= 0 && ::close(fd_) != 0) {
-    tenon::detail::report(text_of("closing file descriptor ", fd_, ": ", std::strerror(errno)));
+    const int error = errno;
+    tenon::detail::report(
+        {"closing file descriptor ", std::to_string(fd_), ": ", std::strerror(error)});
   }
 }
 

@@ -221,7 +221,8 @@ void Writer::commit() {
 
 void Writer::Unlink::operator()(const std::filesystem::path* path) const noexcept {
   if (::unlink(path->c_str()) != 0) {
-    tenon::detail::report("removing " + shown_path(*path) + ": " + std::strerror(errno));
+    const int error = errno;
+    tenon::detail::report({"removing ", shown_path(*path), ": ", std::strerror(error)});
   }
   delete path;
 }

@@ -346,7 +346,7 @@ void give_back(int device, const char* doing, Call call) noexcept {
     check(call(), doing);
   } catch (const CudaError& e) {
     if (e.error() != cudaErrorCudartUnloading && per_process<Devices>().broken(device) == nullptr)
-      report(e.what());
+      report({e.what()});
   }
 }
 

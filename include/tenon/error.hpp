@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -158,9 +159,14 @@ namespace detail {
   return out;
 }
 
-/// For destructors, which never throw and never stay silent.
-inline void report(const std::string& what) noexcept {
-  std::fprintf(stderr, "tenon: %s\n", what.c_str());
+/// For destructors, which never throw and never stay silent. In parts, as joining them would take
+/// memory.
+inline void report(std::initializer_list<std::string_view> parts) noexcept {
+  ::flockfile(stderr);
+  std::fputs("tenon: ", stderr);
+  for (const std::string_view part : parts) std::fwrite(part.data(), 1, part.size(), stderr);
+  std::fputc('\n', stderr);
+  ::funlockfile(stderr);
 }
 
 }  // namespace detail

@@ -115,7 +115,7 @@ class Lease {
 
   /// Whether the publisher waits for this lease. An engine that polls it between batches never
   /// makes the trainer wait longer than one batch.
-  [[nodiscard]] bool wanted() const noexcept { return attachment_->oldest() > held().start; }
+  [[nodiscard]] bool wanted() const noexcept { return attachment_->pins().oldest() > held().start; }
   /// Whether anybody still stands behind these bytes. Costs a system call.
   [[nodiscard]] PublisherStatus publisher() const noexcept {
     if (attachment_->is_closed()) return PublisherStatus::closed;
@@ -125,7 +125,7 @@ class Lease {
   /// Ends the hold; every earlier read of the views is over. Doing it twice is harmless.
   void release() noexcept {
     if (!attachment_) return;
-    if (attachment_->is_owner()) attachment_->end(parity_);
+    if (attachment_->is_owner()) attachment_->pins().end(parity_);
     attachment_.reset();
   }
   /// Ends the hold behind everything enqueued so far on every one of `streams`; returns at once,
@@ -157,8 +157,8 @@ class Lease {
     if (attachment_->is_owner()) attachment_->end_behind(parity_, streams, count);
     attachment_.reset();
   }
-  [[nodiscard]] const detail::Attachment::Held& held() const noexcept {
-    return attachment_->held(parity_);
+  [[nodiscard]] const detail::Pins::Held& held() const noexcept {
+    return attachment_->pins().held(parity_);
   }
 
   std::shared_ptr<detail::Attachment> attachment_;

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <tenon/detail/keep.hpp>
 #include <tenon/detail/memory.hpp>
 #include <tenon/layout.hpp>
 #include <utility>

@@ -157,8 +157,10 @@ class Publisher {
   [[nodiscard]] const std::vector<std::string>& notes() const noexcept;
 
   /// Ends the publication: the name goes, waiting subscribers get Closed. Done by the destructor
-  /// too. False when somebody may still be using its GPU memory after 2 s, which is also reported:
-  /// slots then stay allocated, and the trainer's own allocations (unpacked) must stay.
+  /// too. It does not wait for a last version that is committed but whose copies have not been
+  /// made: who waits for that one gets Closed too, unless wait_current() was called before. False
+  /// when somebody may still be using its GPU memory after 2 s, which is also reported: slots then
+  /// stay allocated, and the trainer's own allocations (unpacked) must stay.
   bool close();
 
  private:

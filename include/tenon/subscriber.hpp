@@ -14,6 +14,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <tenon/detail/keep.hpp>
 #include <tenon/lease.hpp>
 #include <tenon/load_plan.hpp>
 #include <thread>
@@ -83,7 +84,9 @@ class Subscriber {
   /// returns it once every copy has been made. Works in every mode, and is the only way when
   /// streaming: there the place stays joined between loads and stalls the publisher unless it loads
   /// again soon (or pauses). On an error plan.state() tells whether the destination is still whole;
-  /// when copies are under way then, it comes up to 2 s later, behind them.
+  /// when copies are under way then, it comes up to 2 s later, behind them. When not even their end
+  /// could be enqueued, what they read stays held until the process ends, and every later load() of
+  /// this subscriber throws Error(Cuda) at once: attach again.
   /// GPU memory is copied in the order of `stream` (default: one of Tenon's own, which waits for no
   /// other), which is one of the device that was current when this process first attached.
   std::uint64_t load(LoadPlan& plan, Stream stream, Duration timeout,
@@ -184,7 +187,7 @@ inline void Subscriber::check_publisher() const {
 inline std::optional<Lease> Subscriber::try_acquire(const VersionRequest& request) {
   check_not_streaming();
   attachment_->check_usable();
-  const auto parity = attachment_->acquire(request);
+  const auto parity = attachment_->pins().acquire(request);
   if (!parity) return std::nullopt;
   return Lease(attachment_, *parity);
 }
@@ -196,10 +199,10 @@ inline Lease Subscriber::wait(const VersionRequest& request, Duration timeout) {
   std::optional<unsigned> parity;
   bool wanted = false;
   const auto ready = [&] {
-    parity = attachment_->acquire(request);
+    parity = attachment_->pins().acquire(request);
     // A publisher that waits for this process's own lease will never complete what is waited for
     // here.
-    wanted = !parity && attachment_->any_wanted();
+    wanted = !parity && attachment_->pins().any_wanted();
     return parity || wanted || attachment_->is_closed();
   };
   const bool in_time =
@@ -245,7 +248,7 @@ inline bool Subscriber::interrupt(LoadPlan& plan, Stream stream) noexcept {
   try {
     attachment_->finish_behind(stream);
     finished = attachment_->wait_for_copies(detail::Deadline(std::chrono::seconds(2)));
-  } catch (const Error&) {  // a broken context: they are not made
+  } catch (const std::exception&) {  // a broken context, say: they are not made
   }
   plan.interrupt(!finished);
   return finished;
@@ -254,11 +257,11 @@ inline bool Subscriber::interrupt(LoadPlan& plan, Stream stream) noexcept {
 inline void Subscriber::release_behind_copies(Lease lease, Stream stream) noexcept {
   try {
     lease.release(stream);
-  } catch (const Error& e) {
-    if (attachment_->is_lost()) return;  // no copy is made any more
+  } catch (const std::exception& e) {
+    if (attachment_->pins().is_lost()) return;  // no copy is made any more
     // Better held for ever than rewritten under a copy.
-    detail::report(std::string("a version stays held until this process ends: ") + e.what());
-    detail::keep_for_ever(std::make_shared<Lease>(std::move(lease)));
+    detail::report({"a version stays held until this process ends: ", e.what()});
+    detail::keep_for_ever(std::move(lease));
   }
 }
 
@@ -285,7 +288,7 @@ inline std::uint64_t Subscriber::load_kept(LoadPlan& plan, Stream stream,
 
 inline void Subscriber::move_to(std::uint64_t record) noexcept {
   next_ = record;
-  attachment_->set_cursor(record);
+  attachment_->pins().move_cursor(record);
   detail::crash_point(detail::CrashPoint::move_cursor);
   detail::wake(header().release);
 }
@@ -301,10 +304,10 @@ inline std::uint64_t Subscriber::join() {
   if (next_ == 0) {
     // 0 gates everything, so the line cannot move past what is read next. Hence no re-check and no
     // retry (stream.pml: M_JOINMID, M_NOSF).
-    attachment_->set_cursor(0);
+    attachment_->pins().move_cursor(0);
     std::atomic_thread_fence(std::memory_order_seq_cst);
     detail::crash_point(detail::CrashPoint::join_gate);
-    const std::uint64_t line = attachment_->oldest();
+    const std::uint64_t line = attachment_->pins().oldest();
     if (line > format::kMaxRecord) leave();
     detail::check_field(line <= format::kMaxRecord, "oldest", line, "at most 2^62");
     move_to(format::next_start(line, facts().buckets));
@@ -338,7 +341,7 @@ inline std::uint64_t Subscriber::load_streaming(LoadPlan& plan, Stream stream,
     }
     if (whole) {
       plan.complete(version);
-      attachment_->note_version(version);
+      attachment_->pins().note_version(version);
       return version;
     }
     overdue_ = !interrupt(plan, stream);
@@ -367,7 +370,7 @@ inline bool Subscriber::load_streamed_version(LoadPlan& plan, Stream stream,
     const auto ready = [&] {
       // oldest first, then completed: the other way round a completed record looks aborted
       // (stream.pml: M_ORDER).
-      const std::uint64_t line = attachment_->oldest();
+      const std::uint64_t line = attachment_->pins().oldest();
       there = header().completed.load(std::memory_order_acquire) >= next_;
       aborted = !there && line >= end;
       return there || aborted || attachment_->is_closed();

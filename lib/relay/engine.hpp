@@ -36,8 +36,9 @@ struct Membership {
   Store* store = nullptr;             ///< outlives the engine's making, not the engine
 };
 
-/// How several ranks' elements become one. `mean` is the sum divided by the group's size. 16- and
-/// 8-bit floats are summed in f32 and rounded once.
+/// How several ranks' elements become one. `mean` is the sum divided by the group's size. Gloo sums
+/// 16- and 8-bit floats in f32 and rounds once. NCCL may round after each rank that it adds,
+/// divides floats before it adds, and takes no 8-bit floats nor 16-bit integers here.
 enum class ReduceOp : std::uint8_t { sum, mean };
 
 /// A connected group.

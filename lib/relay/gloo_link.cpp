@@ -3,8 +3,11 @@
 #include <gloo/transport/pair.h>
 #include <gloo/transport/tcp/device.h>
 #include <netdb.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <string>
 
 #include "no_sigpipe.hpp"
@@ -21,29 +24,31 @@ milliseconds left(const detail::Deadline& deadline) {
   return std::chrono::ceil<milliseconds>(rest);
 }
 
-/// Gloo looks names up, and does not notice when there is no such name.
-void require_numeric(const std::string& address) {
+/// Gloo looks names up, does not notice when there is no such name, and leaks when it cannot bind.
+void require_own_address(const std::string& address) {
+  const auto refuse = [&](const std::string& why) {
+    throw Error(Errc::InvalidArgument,
+                "'" + detail::plain(address) + "' cannot be the address of this node: " + why);
+  };
   ::addrinfo hints{};
   hints.ai_flags = AI_NUMERICHOST;
+  hints.ai_socktype = SOCK_STREAM;
   ::addrinfo* result = nullptr;
-  const int error = ::getaddrinfo(address.c_str(), nullptr, &hints, &result);
-  if (error != 0) {
-    throw Error(Errc::InvalidArgument, "the address of this node is '" + detail::plain(address) +
-                                           "'; it must be a numeric IPv4 or IPv6 address");
-  }
-  ::freeaddrinfo(result);
+  if (::getaddrinfo(address.c_str(), nullptr, &hints, &result) != 0)
+    refuse("it is no numeric IPv4 or IPv6 address");
+  const std::unique_ptr<::addrinfo, decltype(&::freeaddrinfo)> own(result, &::freeaddrinfo);
+  const int fd = ::socket(own->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const bool bound = fd >= 0 && ::bind(fd, own->ai_addr, own->ai_addrlen) == 0;
+  const int error = bound ? 0 : errno;
+  if (fd >= 0) ::close(fd);
+  if (error != 0) refuse(std::string("binding to it: ") + std::strerror(error));
 }
 
 /// The thread that serves connections, bound to this node's address.
 std::shared_ptr<::gloo::transport::Device> make_device(const std::string& address) {
-  require_numeric(address);
+  require_own_address(address);
   const NoSigpipe quiet;  // the device's thread inherits it
-  try {
-    return ::gloo::transport::tcp::CreateDevice(::gloo::transport::tcp::attr(address.c_str()));
-  } catch (const std::exception& e) {
-    throw Error(Errc::InvalidArgument,
-                "binding to the address of this node, '" + address + "': " + e.what());
-  }
+  return ::gloo::transport::tcp::CreateDevice(::gloo::transport::tcp::attr(address.c_str()));
 }
 
 std::string address_key(int of, int towards) {

@@ -26,7 +26,7 @@ using detail::cuda::DeviceScope;
 
 constexpr Duration kLongestPause = std::chrono::microseconds(200);
 /// For what is still on its way when an engine is thrown away; then its communicator is aborted.
-constexpr Duration kFarewell = std::chrono::seconds(2);
+constexpr Duration kFarewell = std::chrono::seconds(1);
 constexpr const char* kIdKey = "nccl-id";
 
 Errc code_of(ncclResult_t result) noexcept {
@@ -251,7 +251,17 @@ void NcclEngine::connect(Store& store, const Deadline& deadline) {
   }
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;  // NCCL older than our nccl.h reads what it knows
   config.blocking = 0;
-  run(doing, deadline, [&] { return nccl_.init_rank(&comm_, size_, id, rank_, &config); });
+  run(doing, deadline, [&] {
+    const ncclResult_t begun = nccl_.init_rank(&comm_, size_, id, rank_, &config);
+    check(begun, doing);
+    // An engine that is being made is nobody's to abort. Who gives the group up cancels the store,
+    // which throws from then on, also for what it has.
+    wait_until(doing, deadline, [&] {
+      (void)store.get(kIdKey, deadline);
+      return communicator_ready(doing);
+    });
+    return begun;
+  });
 }
 
 void NcclEngine::warm_up(const Deadline& deadline) {

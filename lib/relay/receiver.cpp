@@ -143,6 +143,7 @@ void Receiver::Impl::create() {
 
 void Receiver::Impl::run(const Watch& watch) {
   watch_ = watch;
+  for (const std::string& text : publisher_->notes()) note(text);  // of the constructor
   while (!stopping()) {
     try {
       if (const auto message = connection_->next(detail::Deadline(detail::kSlice))) take(*message);

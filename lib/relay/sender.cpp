@@ -323,18 +323,21 @@ void Sender::Impl::await_ready(std::uint64_t group) {
   };
   pump(detail::Deadline(options_.deadline), answered);
   group_.check();
+  std::vector<PeerId> silent;
   std::map<PeerId, std::string> failed;
   for (auto& [peer, member] : members_) {
     if (member.rank == 0) continue;
     const auto found = ready_.find(peer);
-    if (found != ready_.end()) member.has = found->second.version;
-    if (found == ready_.end())
-      failed[peer] = "no answer in time";
-    else if (!found->second.failure.empty())
-      failed[peer] = found->second.failure;
+    if (found == ready_.end()) {
+      silent.push_back(peer);
+      continue;
+    }
+    member.has = found->second.version;
+    if (!found->second.failure.empty()) failed[peer] = found->second.failure;
   }
-  for (const auto& [peer, why] : failed)
-    fail(peer, "it is not in group " + std::to_string(group) + ": " + why);
+  const std::string where = "it is not in group " + std::to_string(group) + ": ";
+  for (const PeerId peer : silent) close(peer, where + "no answer in time");
+  for (const auto& [peer, why] : failed) fail(peer, where + why);
 }
 
 // A version to everybody who lacks it.

@@ -104,10 +104,10 @@ def with_memory(arguments):
     return line
 
 
-def run(*arguments, timeout=PATIENCE, program=TENON, **more):
-    """Runs `tenon` to its end. Standard output and error are text."""
+def run(*arguments, timeout=PATIENCE, program=TENON, inside=(), **more):
+    """Runs `tenon` to its end, started by the command `inside`. Standard output and error are text."""
     return subprocess.run(
-        [program, *with_memory(arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, **more
+        [*inside, program, *with_memory(arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, **more
     )
 
 
@@ -124,10 +124,10 @@ def environment(**changes):
 class Process:
     """A `tenon` that goes on while the test does something else."""
 
-    def __init__(self, *arguments, **more):
+    def __init__(self, *arguments, inside=(), **more):
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [TENON, *with_memory(arguments)],
+            [*inside, TENON, *with_memory(arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -229,20 +229,20 @@ class SimulatedNode:
         os.environ["TENON_SIM_NODE"] = self.name
         os.environ["TENON_SIM_HOST_ACCESS"] = "0"  # as on a real machine, the host faults on GPU memory
 
-    def objects(self):
-        return glob.glob(f"/dev/shm/tenon-sim.{os.getuid()}.{self.name}.*")
+    def objects(self, shm="/dev/shm"):
+        return glob.glob(f"{shm}/tenon-sim.{os.getuid()}.{self.name}.*")
 
-    def violations(self):
+    def violations(self, shm="/dev/shm"):
         """What must never happen (memory freed under a reader, say), as the node's control segment counts it."""
         try:
-            with open(f"/dev/shm/tenon-sim.{os.getuid()}.{self.name}.control", "rb") as control:
+            with open(f"{shm}/tenon-sim.{os.getuid()}.{self.name}.control", "rb") as control:
                 return struct.unpack("<QQ", control.read(16))[1]
         except FileNotFoundError:
             return 0
 
-    def remove(self):
-        count = self.violations()
-        for path in self.objects():
+    def remove(self, shm="/dev/shm"):
+        count = self.violations(shm)
+        for path in self.objects(shm):
             os.unlink(path)
         if count:
             raise AssertionError(f"{count} violations of CUDA's rules; standard error names them")
@@ -272,6 +272,8 @@ class PrivateShm:
             self._check(self.libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, self.options.encode()))
         except OSError as error:
             self.__exit__()
+            if os.environ.get("TENON_REQUIRE_NAMESPACES") == "1":
+                raise
             raise unittest.SkipTest(f"mount namespaces are not to be had here: {error}")
         return self
 

@@ -17,6 +17,7 @@ namespace tenon::sim {
 enum class Needs {
   nothing,  // works without a driver, after a fault, and does not forbid a later fork
   driver,   // and a visible device
+  covered,  // the same, on top of a broken context too
   context,  // and a context on the current device, made when there is none
 };
 
@@ -63,9 +64,12 @@ cudaError_t enter(const char* function, Needs needs, Body body) noexcept {
 [[nodiscard]] cudaError_t enqueue(Process& here, cudaStream_t handle, Stream::Kind kind,
                                   Stream::Work work);
 
-/// Whether a fault broke the context while the caller waited.
+/// Whether a fault broke the context, of the current device by default, that the caller waited for.
+[[nodiscard]] inline cudaError_t after_waiting(const Process& here, int ordinal) {
+  return here.is_broken(ordinal) ? cudaErrorIllegalAddress : cudaSuccess;
+}
 [[nodiscard]] inline cudaError_t after_waiting(const Process& here) {
-  return here.broken ? cudaErrorIllegalAddress : cudaSuccess;
+  return after_waiting(here, this_thread().device);
 }
 
 }  // namespace tenon::sim

@@ -37,7 +37,9 @@ void fail_call(std::string_view function, int nth, cudaError_t error) {
 
 void clear_failures() { journal().clear_failures(); }
 
-void break_context() { process().break_context(); }
+void break_context() {
+  process().break_context(is_worker() ? worker_device() : this_thread().device);
+}
 
 void hold_stream(cudaStream_t stream, bool held) { hold(stream, held); }
 

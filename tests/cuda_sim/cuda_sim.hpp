@@ -68,8 +68,10 @@ inline constexpr int kEveryCall = 0;
 void fail_call(std::string_view function, int nth, cudaError_t error);
 void clear_failures();
 
-/// As after a kernel that faulted: from now on every call returns cudaErrorIllegalAddress, and what
-/// is queued, host functions too, never runs. For a fault in stream order call it in launch().
+/// As after a kernel that faulted on the current device: from now on every call with that device
+/// current returns cudaErrorIllegalAddress, and what is queued there, host functions too, never
+/// runs. For a fault in stream order call it in launch(): it is the stream's device then. Other
+/// devices have contexts of their own, and go on.
 void break_context();
 
 /// Queued work of `stream` does not start until released.

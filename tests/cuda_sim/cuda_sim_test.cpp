@@ -352,6 +352,30 @@ TEST_F(Errors, OfAKernelStick) {
   EXPECT_OK(cudaFree(nullptr));
 }
 
+TEST_F(Errors, OfAKernelStickToItsDevice) {
+  static std::atomic<int> count{0};
+  count = 0;
+  EXPECT_OK(cudaSetDevice(1));
+  const cudaStream_t sound = make_stream();
+  std::byte* device = allocate(8);
+  cudaStream_t broken = nullptr;
+  std::thread([&] {  // on device 0, as it has chosen none
+    broken = make_stream();
+    EXPECT_OK(launch(broken, [] { break_context(); }));
+    EXPECT_EQ(cudaStreamSynchronize(broken), cudaErrorIllegalAddress);
+    EXPECT_EQ(cudaGetLastError(), cudaErrorIllegalAddress);
+  })
+      .join();
+  EXPECT_OK(cudaLaunchHostFunc(sound, add_one, &count));
+  EXPECT_OK(cudaStreamSynchronize(sound));
+  EXPECT_EQ(count, 1);
+  EXPECT_EQ(cudaLaunchHostFunc(broken, add_one, &count), cudaErrorIllegalAddress);
+  EXPECT_EQ(cudaStreamQuery(broken), cudaErrorIllegalAddress);
+  EXPECT_EQ(cudaGetLastError(), cudaErrorIllegalAddress);
+  EXPECT_OK(cudaGetLastError());
+  EXPECT_OK(cudaFree(device));
+}
+
 TEST_F(Errors, AreInjectedByCall) {
   const Variable variable("TENON_SIM_FAIL", "cudaMalloc:2:2,cudaEventQuery:0:999");
   std::byte* pointer = allocate(1);

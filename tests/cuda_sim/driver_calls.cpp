@@ -79,7 +79,7 @@ CUresult retain_primary_context(CUcontext* context, CUdevice device) {
 }
 
 CUresult push_context(CUcontext context) {
-  const cudaError_t rc = perform("cuCtxPushCurrent", Needs::driver, [&](Process& here) {
+  const cudaError_t rc = perform("cuCtxPushCurrent", Needs::covered, [&](Process& here) {
     if (!here.is_ordinal(ordinal_of(context))) return cudaErrorDeviceUninitialized;
     ThreadState& thread = this_thread();
     thread.covered.emplace_back(thread.device, thread.has_context);
@@ -91,7 +91,7 @@ CUresult push_context(CUcontext context) {
 }
 
 CUresult pop_context(CUcontext* context) {
-  const cudaError_t rc = perform("cuCtxPopCurrent", Needs::driver, [&](Process&) {
+  const cudaError_t rc = perform("cuCtxPopCurrent", Needs::covered, [&](Process&) {
     ThreadState& thread = this_thread();
     if (thread.covered.empty()) return cudaErrorDeviceUninitialized;
     if (context != nullptr) *context = context_of(thread.device);

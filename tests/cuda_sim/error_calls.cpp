@@ -246,7 +246,7 @@ cudaError_t last_error(const char* function, bool forget) {
   cudaError_t& last = this_thread().last_error;
   cudaError_t result = admit(function, Needs::nothing);
   if (result == cudaSuccess) {
-    result = here.broken ? cudaErrorIllegalAddress : last;
+    result = here.is_broken(this_thread().device) ? cudaErrorIllegalAddress : last;
     if (forget) last = cudaSuccess;
   }
   journal().end(place, result);

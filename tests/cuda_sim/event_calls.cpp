@@ -75,8 +75,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
   return enter("cudaEventSynchronize", Needs::context, [&](Process& here) {
     const auto event = here.events.find(handle);
     if (event == nullptr) return cudaErrorInvalidResourceHandle;
-    event->state->wait(event->state->recorded, [&] { return here.broken.load(); });
-    return after_waiting(here);
+    event->state->wait(event->state->recorded, [&] { return here.is_broken(event->device); });
+    return after_waiting(here, event->device);
   });
 }
 
@@ -87,8 +87,11 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t handle, unsigne
     if (event == nullptr) return cudaErrorInvalidResourceHandle;
     // The recording that is the last one now: later ones do not change what is waited for.
     return enqueue(here, stream, Stream::Kind::device_work,
-                   [&here, state = event->state, recording = event->state->recorded.load()] {
-                     state->wait(recording, [&] { return here.pacing.abandoned.load(); });
+                   [&here, event, recording = event->state->recorded.load()] {
+                     event->state->wait(recording, [&] {
+                       return here.pacing.abandoned(worker_device()) ||
+                              here.is_broken(event->device);
+                     });
                    });
   });
 }

@@ -101,7 +101,7 @@ cudaError_t cudaFree(void* pointer) {
     const auto region = own_base(here, pointer);
     if (!region || region->kind == Region::Kind::host) return cudaErrorInvalidValue;
     if (region->kind != Region::Kind::pool) here.drain();
-    if (here.broken) return cudaErrorIllegalAddress;
+    if (const cudaError_t error = after_waiting(here)) return error;
     give_back(here, *region);
     return cudaSuccess;
   });
@@ -113,7 +113,7 @@ cudaError_t cudaFreeHost(void* pointer) {
     const auto region = own_base(here, pointer);
     if (!region || region->kind != Region::Kind::host) return cudaErrorInvalidValue;
     here.drain();
-    if (here.broken) return cudaErrorIllegalAddress;
+    if (const cudaError_t error = after_waiting(here)) return error;
     give_back(here, *region);
     return cudaSuccess;
   });

@@ -71,14 +71,13 @@ bool Process::enable_peer(int ordinal, int peer) {
   return peers_.insert({ordinal, peer}).second;
 }
 
-void Process::break_context() {
-  broken = true;
-  pacing.abandoned = true;
+void Process::break_context(int ordinal) {
+  pacing.broken[static_cast<std::size_t>(ordinal)] = true;
   streams.wake();
 }
 
 void Process::end() {
-  pacing.abandoned = true;
+  pacing.ended = true;
   streams.wake();
   streams.close_all();
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);

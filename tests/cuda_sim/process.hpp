@@ -31,9 +31,8 @@ class Process {
   Regions regions;
   Streams streams;
   Events events;
-  std::mutex importing;             // one cudaIpcOpenMemHandle or Close at a time
-  std::atomic<bool> used{false};    // called anything a fork must not follow
-  std::atomic<bool> broken{false};  // a kernel faulted
+  std::mutex importing;           // one cudaIpcOpenMemHandle or Close at a time
+  std::atomic<bool> used{false};  // called anything a fork must not follow
   std::atomic<std::uint64_t> bytes_copied{0};
 
   /// Makes a context on an ordinal unless there is one; false when the compute mode forbids it.
@@ -49,7 +48,11 @@ class Process {
   }
   /// Until all queued work is done; see cuda_sim.hpp for the calls that do so.
   void drain() { streams.drain(-1); }
-  void break_context();
+  /// As a kernel that faulted does. Contexts of other devices go on.
+  void break_context(int ordinal);
+  [[nodiscard]] bool is_broken(int ordinal) const {
+    return pacing.broken[static_cast<std::size_t>(ordinal)];
+  }
   /// Ends the workers and gives everything back.
   void end();
 

@@ -6,11 +6,13 @@
 namespace tenon::sim {
 namespace {
 
-thread_local bool working = false;
+constexpr int kNoWorker = -1;
+thread_local int working_on = kNoWorker;
 
 }  // namespace
 
-bool is_worker() noexcept { return working; }
+bool is_worker() noexcept { return working_on != kNoWorker; }
+int worker_device() noexcept { return working_on; }
 
 Stream::Stream(const Options& options, Pacing& pacing)
     : options_(options), pacing_(pacing), random_(pacing.seed + options.number) {}
@@ -47,7 +49,7 @@ bool Stream::idle() const {
 
 void Stream::wait(std::uint64_t ticket) {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return completed_ >= ticket || pacing_.abandoned; });
+  changed_.wait(lock, [&] { return completed_ >= ticket || abandoned(); });
 }
 
 void Stream::hold(bool held) {
@@ -68,7 +70,7 @@ void Stream::wake() {
 }
 
 void Stream::run() {
-  working = true;
+  working_on = options_.device;
   std::unique_lock lock(mutex_);
   for (;;) {
     const bool was_idle = queue_.empty();
@@ -89,10 +91,10 @@ void Stream::run() {
 void Stream::execute(const Item& item, bool was_idle) {
   pause(was_idle);
   if (item.kind == Kind::host_function) {
-    while (pacing_.hold_host_functions && !pacing_.abandoned)
+    while (pacing_.hold_host_functions && !abandoned())
       std::this_thread::sleep_for(std::chrono::microseconds(500));
   }
-  if (pacing_.abandoned) return;
+  if (abandoned()) return;
   item.work();
 }
 
@@ -101,9 +103,9 @@ void Stream::pause(bool was_idle) {
   const auto longest = static_cast<std::uint64_t>(pacing_.max_delay.count());
   if (longest > 0 && (was_idle || random_.below(8) == 0)) {
     const std::chrono::microseconds delay(random_.below(longest) + 1);
-    changed_.wait_for(lock, delay, [&] { return pacing_.abandoned.load(); });
+    changed_.wait_for(lock, delay, [&] { return abandoned(); });
   }
-  changed_.wait(lock, [&] { return !held_ || pacing_.abandoned; });
+  changed_.wait(lock, [&] { return !held_ || abandoned(); });
 }
 
 }  // namespace tenon::sim

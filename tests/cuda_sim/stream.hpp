@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -12,6 +13,8 @@
 #include <memory>
 #include <mutex>
 
+#include "config.hpp"
+
 namespace tenon::sim {
 
 /// What the streams of a process have in common.
@@ -19,7 +22,11 @@ struct Pacing {
   std::chrono::microseconds max_delay{};
   std::uint64_t seed = 0;
   std::atomic<bool> hold_host_functions{false};
-  std::atomic<bool> abandoned{false};  // the context broke or the process ends: nothing more runs
+  std::atomic<bool> ended{false};                       // the process: nothing more runs
+  std::array<std::atomic<bool>, kMaxDevices> broken{};  // by ordinal: nothing more runs there
+  [[nodiscard]] bool abandoned(int ordinal) const {
+    return ended || broken[static_cast<std::size_t>(ordinal)];
+  }
   std::atomic<int> workers{0};
 };
 
@@ -67,7 +74,7 @@ class Stream {
   void hold(bool held);
   /// The queue is still worked off.
   void close();
-  /// Looks at Pacing::abandoned again.
+  /// Looks again whether it was abandoned.
   void wake();
 
   /// Work given while it is not none is dropped. Set by one thread at a time.
@@ -79,6 +86,7 @@ class Stream {
     Work work;
   };
 
+  [[nodiscard]] bool abandoned() const { return pacing_.abandoned(options_.device); }
   void run();
   void execute(const Item& item, bool was_idle);
   void pause(bool was_idle);
@@ -95,7 +103,8 @@ class Stream {
   bool closing_ = false;
 };
 
-/// Whether this thread is running the work of a stream.
+/// Whether this thread is running the work of a stream, and on which ordinal then.
 [[nodiscard]] bool is_worker() noexcept;
+[[nodiscard]] int worker_device() noexcept;
 
 }  // namespace tenon::sim

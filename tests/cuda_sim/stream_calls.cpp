@@ -47,7 +47,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
     const cudaError_t error = uncaptured(here, handle, stream);
     if (error != cudaSuccess) return error;
     stream->wait(stream->last());
-    return after_waiting(here);
+    return after_waiting(here, stream->options().device);
   });
 }
 
@@ -56,7 +56,8 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {
     std::shared_ptr<Stream> stream;
     const cudaError_t error = uncaptured(here, handle, stream);
     if (error != cudaSuccess) return error;
-    return stream->idle() ? cudaSuccess : cudaErrorNotReady;
+    if (!stream->idle()) return cudaErrorNotReady;
+    return after_waiting(here, stream->options().device);
   });
 }
 

@@ -38,7 +38,7 @@ class Streams {
   /// Until everything queued so far is done; on one device, or on all for -1.
   void drain(int device);
   [[nodiscard]] bool blocking_capture(int device) const;
-  /// Makes every stream look at Pacing::abandoned.
+  /// Makes every stream look whether it was abandoned.
   void wake();
   void close_all();
 

@@ -10,7 +10,7 @@ import unittest
 
 SOURCE = pathlib.Path(os.environ["TENON_SOURCE_DIR"])
 BUILD = os.environ["TENON_BINARY_DIR"]
-WITH_CUDA = os.environ["TENON_WITH_CUDA"] == "1"
+WITH_ALL = os.environ["TENON_WITH_ALL"] == "1"  # GPU memory and the relay
 
 # As documents write them: Suite.Name, perhaps with what instantiates it, `*Part*`, test_name (Python).
 GTEST = re.compile(r"(?<![\w/.])(?:\w+/)?[A-Z]\w*\.[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*(?:/\w+)?")
@@ -54,12 +54,12 @@ class NamedTests(unittest.TestCase):
     def setUpClass(cls):
         full = registered()
         cls.names = full | {bare(name) for name in full} | {re.sub(r"(\.\w+)/\w+$", r"\1", name) for name in full}
-        if not WITH_CUDA:  # what only such a build has is at least written
+        if not WITH_ALL:  # what only such a build has is at least written
             cls.names |= in_sources()
         cls.python = python_tests()
 
     def exists(self, name):
-        return name in self.names or (not WITH_CUDA and bare(name) in self.names)
+        return name in self.names or (not WITH_ALL and bare(name) in self.names)
 
     def check(self, document, least):
         text = (SOURCE / document).read_text()

@@ -144,6 +144,41 @@ void write_safetensors(const fs::path& to) {
   write(to / "index", index.data(), index.size());
 }
 
+/// A frame as fuzz_hello reads it in short form.
+std::string short_frame(char kind, const std::string& json, const std::string& blob = {}) {
+  const auto size = [](const std::string& text) {
+    return std::string{static_cast<char>(text.size() & 0xFF), static_cast<char>(text.size() >> 8)};
+  };
+  return kind + size(json) + size(blob) + json + blob;
+}
+
+void write_hello(const fs::path& to) {
+  fs::create_directories(to);
+  const auto put = [&](const char* name, char mode, char piece, const std::string& rest) {
+    const std::string input = std::string{mode, piece} + rest;
+    write(to / name, input.data(), input.size());
+  };
+  const std::string first =
+      short_frame(1, R"({"library":"1","nonce":")" + std::string(64, 'a') + R"(","protocol":1})");
+  const std::string proof = short_frame(2, R"({"proof":")" + std::string(64, '0') + R"("})");
+  const std::string hello = short_frame(3, R"({"type":"hello","fields":{"a":[1,{}]}})", "layout");
+  const std::string talk = short_frame(3, R"({"type":"step","fields":{"n":1}})") +
+                           short_frame(4, R"({"group":1,"key_bytes":3})", "keyvalue") +
+                           short_frame(5, "{}") +
+                           short_frame(6, R"({"code":"PeerGone","reason":"done"})");
+  put("sender-joins", 2 | 4 | 8, 7, hello + talk);
+  put("receiver-joins", 1 | 2 | 4 | 8, 1, hello + talk);
+  put("own-first", 2 | 8, 0, first + hello + talk);
+  put("wrong-proof", 8, 3, first + proof + hello);
+  put("other-protocol", 1 | 8, 0, short_frame(1, R"({"library":"9","protocol":2})"));
+  put("refused", 1 | 8, 0, first + short_frame(6, R"({"code":"WrongSecret","reason":"no"})"));
+  put("whole-frames", 2 | 4, 0,
+      std::string("TNR\3\x1d\0\0\0\0\0\0\0\0\0\0\0", 16) + R"({"type":"a","fields":{"b":1}})");
+  put("deep", 2 | 4 | 8, 0,
+      short_frame(
+          3, R"({"type":"a","fields":)" + std::string(900, '[') + std::string(900, ']') + "}"));
+}
+
 }  // namespace
 }  // namespace tenon::fuzz
 
@@ -156,6 +191,7 @@ int main(int argc, char** argv) {
     tenon::fuzz::publish_all(argv[1]);
     tenon::fuzz::publish_findings(argv[1]);
     tenon::fuzz::write_safetensors(std::filesystem::path(argv[1]) / "safetensors");
+    tenon::fuzz::write_hello(std::filesystem::path(argv[1]) / "hello");
   } catch (const std::exception& e) {
     std::fprintf(stderr, "fuzz_make_corpus: %s\n", e.what());
     return 1;

@@ -76,6 +76,27 @@ def trainer_engine(at):
     nothing_left(name)
 
 
+def update_group(at):
+    name, last, port = f"install-test-group-{os.getpid()}", 5, 12000 + os.getpid() % 8000
+    trainer = subprocess.Popen([at.examples / "trainer", name, str(last)], stdout=subprocess.PIPE, text=True)
+    sender = subprocess.Popen([at.prefix / "bin/tenon", "relay", "send", name, "--listen", f"127.0.0.1:{port}"],
+                              stdout=subprocess.PIPE, text=True)
+    try:
+        seen = run(at.examples / "update_group", "127.0.0.1", port, name, last, timeout=60)
+        sender.terminate()
+        expect(sender.wait(timeout=30) == 0, "the sender ends with 0", "")
+        expect(trainer.wait(timeout=60) == 0, "the trainer ends with 0", "")
+    finally:
+        sender.kill()
+        trainer.kill()
+    lines = seen.splitlines()
+    expect(lines[0] == f"in group {name} of 2 ranks", "it is in the group", seen)
+    read = [re.fullmatch(r"version (\d+): layers.0.weight begins with (\d+)", line).groups() for line in lines[1:]]
+    expect(all(version == value for version, value in read), "what it sees are the version's values", seen)
+    expect(read[-1][0] == str(last), "it sees the last version", seen)
+    nothing_left(name)
+
+
 def rl_loop(at):
     def rewards(*flags):
         name = f"install-test-rl-{os.getpid()}"
@@ -127,7 +148,7 @@ def host_only(at):
     shutil.rmtree(build, ignore_errors=True)
     run("cmake", "-S", at.source, "-B", build, "-G", "Ninja", "-DTENON_CUDA=OFF", "-DTENON_NCCL=OFF",
         f"-DCMAKE_CXX_COMPILER={at.compiler}")
-    run("cmake", "--build", build, "--target", "tenon", "-j", "2", timeout=900)
+    run("cmake", "--build", build, "--target", "tenon", *(["tenon_relay"] if at.relay else []), "-j", "2", timeout=900)
 
 
 CHECKS = {
@@ -135,6 +156,7 @@ CHECKS = {
     "examples": examples,
     "trainer_engine": trainer_engine,
     "rl_loop": rl_loop,
+    "update_group": update_group,
     "client_gcc": lambda at: client(at, "g++"),
     "client_clang": lambda at: client(at, "clang++"),
     "client_cuda": client_cuda,
@@ -149,6 +171,7 @@ def main():
     for directory in ("source", "build", "work"):
         parser.add_argument(f"--{directory}", type=pathlib.Path, required=True)
     parser.add_argument("--compiler", required=True)
+    parser.add_argument("--relay", action="store_true")
     parser.add_argument("--config", required=True)
     at = parser.parse_args()
     at.work.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,8 @@
  * One place; store buffers (as on x86) on `state` and the place's row.
  *
  * Mutants (each must fail):
- *   M_NOSF       no fence in Attachment::claim         M_NOPF       no fence in LogWriter::close
- *   M_NORECHECK  Attachment::claim does not look at the state again behind the fence
+ *   M_NOSF       no fence in OwnPlace::take          M_NOPF       no fence in LogWriter::close
+ *   M_NORECHECK  OwnPlace::take does not look at the state again behind the fence
  *   M_IDLE       slots are freed when nobody holds a version, not when nobody is attached
  *   M_NORECLAIM  the dead are waited for
  */
@@ -38,13 +38,13 @@ active proctype Sub() { byte n;
   { do
   :: n<2 -> n++;
      if :: state!=READY -> break :: else fi;     /* find_publication: judge */
-     atomic { !rbv -> rb=true; rbv=true };       /* Attachment::take_place: state = attached */
+     atomic { !rbv -> rb=true; rbv=true };       /* OwnPlace::fill_row: state = attached */
 #ifndef M_NOSF
      !rbv;
 #endif
 #ifndef M_NORECHECK
      if
-     :: state==CLOSED -> goto detach             /* Attachment::claim: is_closed */
+     :: state==CLOSED -> goto detach             /* OwnPlace::take: is_closed */
      :: else
      fi;
 #endif
@@ -53,7 +53,7 @@ active proctype Sub() { byte n;
      assert(!freed);
      pinned=false;
      assert(!freed);
-     opened=false;                               /* Attachment::detach: slots_.clear(), then the row */
+     opened=false;                               /* OwnPlace::leave: slots_.clear(), then the row */
 detach:
      atomic { !rbv -> rb=false; rbv=true };
      !rbv                                        /* unlock_byte() is a system call */

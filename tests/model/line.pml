@@ -10,7 +10,7 @@
  *        -DLOAD  subscribers load into storage of their own (Subscriber::load_kept) where they otherwise lease
  *
  * Mutants (each must fail):
- *   M_NOSF       no fence in Attachment::pin           M_NOPF    no fence in LogWriter::retire
+ *   M_NOSF       no fence in Pins::pin           M_NOPF    no fence in LogWriter::retire
  *   M_PINLATE    `oldest` checked before the cursor is stored
  *   M_LATE       `oldest` stored after the cursors were read
  *   M_GT         nobody_behind() one version too generous
@@ -73,7 +73,7 @@ chan gpu[LIVES] = [3] of { byte, byte };   /* (slot, version), or (DONE, version
 byte at[NSUB], cb[NSUB], ob; bool cbv[NSUB], obv;
 #define CURSOR(i) cursor[at[i]*NSUB+i]
 #define DRAIN(i) if :: cbv[i] -> CURSOR(i)=cb[i]; cbv[i]=false; cb[i]=0 :: else fi
-#define SET_CURSOR(i,x) atomic { !cbv[i] -> cb[i]=x; cbv[i]=true }   /* Attachment::set_cursor */
+#define SET_CURSOR(i,x) atomic { !cbv[i] -> cb[i]=x; cbv[i]=true }   /* Pins::set_cursor */
 #define SET_OLDEST(x) atomic { !obv -> ob=x; obv=true }
 active proctype Bus() {
 end: do
@@ -283,9 +283,9 @@ wait:                                                       /* Subscriber::wait 
 #endif
   :: GONE(at[i]) -> goto detach                             /* check_peers: Closed, PublisherGone */
   fi;
-  if                                                        /* Attachment::hold */
+  if                                                        /* Pins::hold */
   :: held!=0 -> skip                                        /* under the older pin: no store, no check */
-  :: else ->                                                /* Attachment::pin */
+  :: else ->                                                /* Pins::pin */
 #ifdef M_PINLATE
      if :: oldest[at[i]]>c -> goto wait :: else fi;
      SET_CURSOR(i,c); !cbv[i];
@@ -297,7 +297,7 @@ wait:                                                       /* Subscriber::wait 
      if :: oldest[at[i]]>c -> SET_CURSOR(i,IDLE); c=0; goto wait :: else fi;
 #endif
   fi;
-  d_step { assert(number[ENTRY(at[i],c,0)]==c);             /* Attachment::read_records */
+  d_step { assert(number[ENTRY(at[i],c,0)]==c);             /* Pins::read_records */
     s[0]=slot[ENTRY(at[i],c,0)]; w[0]=written[ENTRY(at[i],c,0)] };
   d_step { assert(number[ENTRY(at[i],c,1)]==c);
     s[1]=slot[ENTRY(at[i],c,1)]; w[1]=written[ENTRY(at[i],c,1)] };
@@ -339,10 +339,10 @@ detach: skip;
     FORGET_OLD };
 #endif
   if
-  :: SET_CURSOR(i,held); goto wait                          /* kept; Attachment::end of the older lease, if any */
+  :: SET_CURSOR(i,held); goto wait                          /* kept; Pins::end of the older lease, if any */
   :: skip
   fi;
-release:                                                    /* Lease::release: Attachment::end */
+release:                                                    /* Lease::release: Pins::end */
   assert(SAME(at[i],hs[0],hw[0]) && SAME(at[i],hs[1],hw[1]));
   SET_CURSOR(i,IDLE);
   d_step { FORGET_LEASE };

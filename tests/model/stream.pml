@@ -80,7 +80,7 @@ byte gathers, functions, finished, hollow, attempt;
 byte at[NSUB], cb[NSUB], ob; bool cbv[NSUB], obv;
 #define CURSOR(i) cursor[at[i]*NSUB+i]
 #define DRAIN(i) if :: cbv[i] -> CURSOR(i)=cb[i]; cbv[i]=false; cb[i]=0 :: else fi
-#define SET_CURSOR(x) atomic { !cbv[i] -> cb[i]=x; cbv[i]=true }   /* Attachment::set_cursor */
+#define SET_CURSOR(x) atomic { !cbv[i] -> cb[i]=x; cbv[i]=true }   /* Pins::set_cursor */
 #define WAKE_PUBLISHER atomic { !cbv[i] -> release[at[i]]=true }   /* wake(): a read-modify-write empties the buffer */
 #define SET_OLDEST(x) atomic { !obv -> ob=x; obv=true }
 active proctype Bus() {

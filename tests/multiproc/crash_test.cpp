@@ -1,183 +1,18 @@
 // A process is killed at every step that others can see (tenon/detail/crash_point.hpp), on every
 // memory kind. The others go on, the place or the name is free again at once, nothing stays behind.
-//
-// ways_to() says what has to be done to pass a point. It has no default: a new point does not
-// compile before it is listed, and one that nothing passes fails, as its victim lives.
+// Which cases there are is in crash_cases.hpp.
 #include <sys/mman.h>
 
+#include <multiproc/crash_cases.hpp>
 #include <new>
-#include <support/private_shm.hpp>
+#include <support/namespaces.hpp>
 #include <support/support.hpp>
-#include <tenon/detail/crash_point.hpp>
+#if TENON_TEST_SIM
+#include <sim/sim_support.hpp>
+#endif
 
 namespace tenon::test {
 namespace {
-
-using detail::CrashPoint;
-
-/// Who is killed.
-enum class Victim {
-  publisher,  ///< creates, publishes, aborts, closes
-  reclaimer,  ///< a publisher that waits for a subscriber which died holding a version
-  reader,     ///< attaches, waits, holds, releases, loads, detaches
-  refused,    ///< a reader whose pin comes too late
-  cleaner,    ///< runs gc()
-  heir,       ///< creates a publication under a dead one's name
-};
-
-struct Case {
-  CrashPoint point{};
-  MemoryKind kind = MemoryKind::host;
-  Victim victim{};
-  Mode mode = Mode::in_place;
-  int pass = 1;  ///< dies as it passes the point for the so many-th time
-};
-using Cases = std::vector<Case>;
-
-Cases ways_to(CrashPoint p) {
-  const auto by = [p](Victim v, Mode m, int pass) { return Case{p, MemoryKind::host, v, m, pass}; };
-  const auto once = [&](Victim v, Mode m = Mode::in_place) { return Cases{by(v, m, 1)}; };
-  // The first version and, with one current, a later one.
-  const auto kept = [&](Victim v) {
-    return Cases{by(v, Mode::in_place, 1), by(v, Mode::double_buffered, 2)};
-  };
-  const auto streamed = [&](Victim v) {
-    return Cases{by(v, Mode::streaming, 1), by(v, Mode::streaming, 7)};
-  };
-  const auto always = [&](Victim v) {
-    Cases all = kept(v);
-    all.push_back(by(v, Mode::streaming, 2));
-    return all;
-  };
-  const auto both = [](Cases a, const Cases& b) {
-    a.insert(a.end(), b.begin(), b.end());
-    return a;
-  };
-  switch (p) {
-    case CrashPoint::create_object:
-    case CrashPoint::create_locked:
-    case CrashPoint::create_sized:
-    case CrashPoint::create_signed:
-    case CrashPoint::create_described:
-    case CrashPoint::create_slot_object:
-    case CrashPoint::create_slot:
-    case CrashPoint::create_slots:
-    case CrashPoint::create_filled:
-    case CrashPoint::create_ready:
-    case CrashPoint::create_visible:
-      return once(Victim::publisher);
-    case CrashPoint::retire_current:
-      return {by(Victim::publisher, Mode::in_place, 1), by(Victim::publisher, Mode::in_place, 2),
-              by(Victim::publisher, Mode::double_buffered, 1)};
-    case CrashPoint::publish_readers_gone:
-    case CrashPoint::publish_bucket:
-    case CrashPoint::publish_record_opened:
-    case CrashPoint::publish_record:
-    case CrashPoint::publish_records:
-    case CrashPoint::publish_committed:
-    case CrashPoint::retire_oldest:
-    case CrashPoint::retire_woken:
-    case CrashPoint::complete_begun:
-    case CrashPoint::complete_current:
-    case CrashPoint::complete_woken:
-    case CrashPoint::complete_finished:
-      return always(Victim::publisher);
-    case CrashPoint::publish_checksums:
-      return kept(Victim::publisher);
-    case CrashPoint::complete_record:
-    case CrashPoint::abort_line:
-      return once(Victim::publisher, Mode::streaming);
-    case CrashPoint::unretire_oldest:
-    case CrashPoint::unretire_current:
-      return both(once(Victim::publisher), once(Victim::publisher, Mode::double_buffered));
-    case CrashPoint::abort_settled:
-    case CrashPoint::abort_done:
-    case CrashPoint::close_slots:
-    case CrashPoint::close_state:
-    case CrashPoint::close_woken:
-    case CrashPoint::close_name:
-    case CrashPoint::close_done:
-      return both(once(Victim::publisher), once(Victim::publisher, Mode::streaming));
-    case CrashPoint::reclaim_locked:
-    case CrashPoint::reclaim_idle:
-    case CrashPoint::reclaim_free:
-    case CrashPoint::reclaim_unlocked:
-      return once(Victim::reclaimer);
-    case CrashPoint::clean_locked:
-    case CrashPoint::clean_slot:
-    case CrashPoint::clean_name:
-      return both(once(Victim::cleaner), once(Victim::heir));
-    case CrashPoint::clean_orphan:
-      return once(Victim::cleaner);
-    case CrashPoint::attach_locked:
-    case CrashPoint::attach_owner:
-    case CrashPoint::attach_label:
-    case CrashPoint::attach_cursor:
-    case CrashPoint::attach_state:
-    case CrashPoint::attach_slot:
-    case CrashPoint::attach_woken:
-    case CrashPoint::detach_slots:
-    case CrashPoint::detach_cursor:
-    case CrashPoint::detach_state:
-    case CrashPoint::detach_unlocked:
-      return both(once(Victim::reader), once(Victim::reader, Mode::streaming));
-    case CrashPoint::wait_counted:
-      return both(always(Victim::reader), once(Victim::reclaimer));
-    case CrashPoint::pin_refused:
-      return once(Victim::refused);
-    case CrashPoint::pin_cursor:
-    case CrashPoint::pin_checked:
-    case CrashPoint::hold_records:
-    case CrashPoint::release_cursor:
-    case CrashPoint::release_woken:
-      return kept(Victim::reader);
-    case CrashPoint::load_bucket:
-      return always(Victim::reader);
-    case CrashPoint::join_gate:
-    case CrashPoint::move_cursor:
-      return once(Victim::reader, Mode::streaming);
-    case CrashPoint::advance_cursor:
-    case CrashPoint::advance_woken:
-      return streamed(Victim::reader);
-    case CrashPoint::count_:
-      return {};
-  }
-  return {};
-}
-
-/// Host memory alone has slots in /dev/shm.
-bool exists_on(MemoryKind kind, CrashPoint p) {
-  const bool of_slot_objects = p == CrashPoint::create_slot_object || p == CrashPoint::clean_slot ||
-                               p == CrashPoint::clean_orphan;
-  return kind == MemoryKind::host || !of_slot_objects;
-}
-
-Cases all_cases() {
-  Cases all;
-  for (std::size_t i = 0; i < detail::kCrashPointNames.size(); ++i) {
-    const auto point = static_cast<CrashPoint>(i);
-    for (const MemoryKind kind : kinds()) {
-      if (!exists_on(kind, point)) continue;
-      for (Case c : ways_to(point)) {
-        c.kind = kind;
-        all.push_back(c);
-      }
-    }
-  }
-  return all;
-}
-
-std::string point_name(CrashPoint p) {
-  return std::string(detail::kCrashPointNames[static_cast<std::size_t>(p)]);
-}
-
-std::string case_name(const Case& c) {
-  constexpr const char* kVictims[] = {"Publisher", "Reclaimer", "Reader",
-                                      "Refused",   "Cleaner",   "Heir"};
-  constexpr const char* kModes[] = {"InPlace", "Double", "Streaming"};
-  return point_name(c.point) + "_" + name_of(c.kind) + kVictims[static_cast<int>(c.victim)] +
-         kModes[static_cast<int>(c.mode) - 1] + std::to_string(c.pass);
-}
 
 /// How often a process has read a whole version and found it right.
 class Progress {
@@ -211,7 +46,7 @@ class Crash : public ::testing::TestWithParam<Case> {
  protected:
   static void SetUpTestSuite() { own_shm_ = take_private_shm(); }
   void SetUp() override {
-    if (!own_shm_) GTEST_SKIP() << "no mount namespace may be made here";
+    if (!own_shm_) SKIP_FOR_WANT_OF_NAMESPACES("no mount namespace may be made here");
     ASSERT_TRUE(left_in_shm().empty());
   }
   void TearDown() override {
@@ -244,6 +79,10 @@ class Crash : public ::testing::TestWithParam<Case> {
         return mode_ == Mode::streaming ? live_as_loader() : live_as_reader();
       case Victim::refused:
         return live_as_refused();
+      case Victim::releaser:
+      case Victim::broken:
+        return mode_ == Mode::streaming ? live_as_broken_loader()
+                                        : live_on_streams(victim == Victim::broken);
       case Victim::cleaner:
         (void)gc(false);
         return 0;
@@ -314,6 +153,47 @@ class Crash : public ::testing::TestWithParam<Case> {
       (void)sub.try_acquire();
     }
     return 0;
+  }
+
+  int live_on_streams([[maybe_unused]] bool breaks) {
+#if TENON_TEST_SIM
+    std::optional<Subscriber> sub = Subscriber::attach(name_, {.deadline = kPatience, .spin = 0ns});
+    const Model model(kind_);
+    const std::vector<Stream> streams{Stream(make_stream()), Stream(make_stream())};
+    for (std::uint64_t seen = 0, n = 0; n < 3; ++n) {
+      Lease lease = sub->wait(newer_than(seen), kPatience);
+      seen = lease.version();
+      if (model.wrong(lease) != 0) return 1;
+      Held one(streams[0].get());  // so that what ends the lease is a host function
+      Held other(streams[1].get());
+      lease.release(streams);
+      if (breaks) {
+        sim::break_context();
+        break;
+      }
+    }
+    // Finds a broken context; where the memory is the host's it goes on to its deadline.
+    if (breaks) (void)thrown([&] { (void)sub->wait(newer_than(1'000'000), 250ms); });
+    sub.reset();  // waits for the last host function
+    return 0;
+#else
+    return 1;
+#endif
+  }
+
+  int live_as_broken_loader() {
+#if TENON_TEST_SIM
+    auto sub = Subscriber::attach(name_, {.deadline = kPatience, .spin = 0ns});
+    const Model model(kind_);
+    Destination into(model);
+    sub.load(into.plan, kPatience);
+    cudaStream_t stream = make_stream();
+    (void)sim::launch(stream, [] { sim::break_context(); });
+    (void)thrown([&] { sub.load(into.plan, Stream(stream), kPatience); });
+    return 0;
+#else
+    return 1;
+#endif
   }
 
   /// Starts the victim of this case.
@@ -487,6 +367,8 @@ TEST_P(Crash, HurtsNobodyAndLeavesNothing) {
       return check_publisher_crash();
     case Victim::reader:
     case Victim::refused:
+    case Victim::releaser:
+    case Victim::broken:
       return check_reader_crash();
     case Victim::cleaner:
     case Victim::heir:

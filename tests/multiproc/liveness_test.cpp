@@ -6,6 +6,7 @@
 #include <sys/mount.h>
 
 #include <algorithm>
+#include <support/namespaces.hpp>
 #include <support/support.hpp>
 
 namespace tenon::test {
@@ -61,10 +62,10 @@ bool may_mount_proc() {
                .wait();
          }).wait() == 0;
 }
-#define SKIP_WITHOUT_PID_NAMESPACES()                                       \
-  if (Child([] { return enter_pid_namespace() ? 0 : 1; }).wait() != 0) {    \
-    GTEST_SKIP() << "a pid namespace may not be made here (CAP_SYS_ADMIN)"; \
-  }                                                                         \
+#define SKIP_WITHOUT_PID_NAMESPACES()                                                    \
+  if (Child([] { return enter_pid_namespace() ? 0 : 1; }).wait() != 0) {                 \
+    SKIP_FOR_WANT_OF_NAMESPACES("a pid namespace may not be made here (CAP_SYS_ADMIN)"); \
+  }                                                                                      \
   static_assert(true, "a semicolon follows")
 
 TEST_P(Liveness, StoppedPublisherIsSlowNotDead) {
@@ -137,7 +138,6 @@ TEST_P(Liveness, SubscriberThatBecomesAnotherProgramHoldsNothing) {
   EXPECT_EQ(reader.wait(0ms), -1) << "the process itself runs on";
 }
 
-// Who loses its descriptors and not its memory may be reading: that is no death.
 // This program again, as the one test named. It finds the publication's name in the environment.
 constexpr const char* kNameAfterExec = "TENON_TEST_AFTER_EXEC";
 void become_this_program_again(const std::string& name, const char* test) {
@@ -199,19 +199,31 @@ TEST(AfterExec, DISABLED_Publish) {
   EXPECT_EQ(model.wrong(Subscriber::attach(name).wait(newest(), kPatience), 1), 0U);
 }
 
+std::string path_of(const std::string& name) {
+  return "/dev/shm/" + detail::publication_object(::geteuid(), name);
+}
+
+/// The descriptors of this process that lead to a publication.
+std::vector<int> descriptors_of(const std::string& name) {
+  std::vector<int> found;
+  for (int fd = 3; fd < 256; ++fd) {
+    char to[256] = {};
+    const std::string link = "/proc/self/fd/" + std::to_string(fd);
+    if (::readlink(link.c_str(), to, sizeof(to) - 1) > 0 && path_of(name) == to)
+      found.push_back(fd);
+  }
+  return found;
+}
+
+// Who loses its descriptors and not its memory may be reading: that is no death.
 TEST_P(Liveness, SubscriberThatLosesItsDescriptorsStillHolds) {
   Publisher pub = create();
   model_.publish(pub, 1);
   Child reader([&] {
     auto sub = Subscriber::attach(name_);
     const Lease lease = sub.wait(newest(), kPatience);
-    const std::string object = detail::publication_object(::geteuid(), name_);
-    for (int fd = 3; fd < 256; ++fd) {
-      char to[256] = {};
-      const std::string link = "/proc/self/fd/" + std::to_string(fd);
-      if (::readlink(link.c_str(), to, sizeof(to) - 1) > 0 && "/dev/shm/" + object == to)
-        ::close(fd);
-    }
+    for (const int fd : descriptors_of(name_)) ::close(fd);
+    EXPECT_THROWS(ProtocolError, "closed the descriptor", (void)sub.try_acquire());
     ready_.poke();
     for (;;) ::pause();
     return 1;
@@ -219,6 +231,46 @@ TEST_P(Liveness, SubscriberThatLosesItsDescriptorsStillHolds) {
   ASSERT_TRUE(ready_.wait());
   EXPECT_THROWS(DeadlinePassed, "holds version 1",
                 (void)model_.publish(pub, 2, {.deadline = 250ms}));
+}
+
+/// A file whose inode has a given number, on a file system of its own in `folder`; -1 without.
+int file_with_inode(::ino_t wanted, const std::string& folder) {
+  if (::mkdir(folder.c_str(), 0700) != 0 ||
+      ::mount("tenon-test", folder.c_str(), "tmpfs", MS_NOSUID | MS_NODEV, nullptr) != 0)
+    return -1;
+  for (int i = 0; i < 4096; ++i) {  // a tmpfs numbers its inodes from 1
+    const int fd = ::open((folder + "/" + std::to_string(i)).c_str(), O_CREAT | O_RDWR, 0600);
+    struct ::stat st {};
+    if (::fstat(fd, &st) == 0 && st.st_ino == wanted) return fd;
+    ::close(fd);
+  }
+  return -1;
+}
+
+// The number of the lost descriptor leads to a file of another file system, where the inode has the
+// number that the publication's has here.
+TEST(LostDescriptors, AreNotFoundAgainInAFileOfAnotherFileSystem) {
+  if (Child([] { return take_private_shm() ? 0 : 1; }).wait() != 0)
+    SKIP_FOR_WANT_OF_NAMESPACES("no mount namespace may be made here");
+  Child alone([] {
+    if (!take_private_shm()) return 97;
+    const Model model;
+    const std::string name = unique_name("inode");
+    Publisher pub = Publisher::create(name, model.layout);
+    Child reader([&] {
+      auto sub = Subscriber::attach(name);
+      struct ::stat ours {};
+      if (::stat(path_of(name).c_str(), &ours) != 0) return 96;
+      const int other = file_with_inode(ours.st_ino, "/dev/shm/elsewhere");
+      if (other < 0) return 95;
+      EXPECT_FALSE(sub.try_acquire()) << "all is well until then";
+      for (const int fd : descriptors_of(name)) ::dup2(other, fd);
+      EXPECT_THROWS(ProtocolError, "closed the descriptor", (void)sub.try_acquire());
+      return 0;
+    });
+    return reader.wait();
+  });
+  EXPECT_EQ(alone.wait(), 0);
 }
 
 TEST_P(Liveness, DeathIsNoticedAcrossPidNamespaces) {

@@ -150,17 +150,16 @@ void Communicator::perform(Staged& staged) noexcept {
 }
 
 /// Everybody's part of a reduction, this rank's too, by rank.
-std::vector<std::vector<std::byte>> Communicator::collect(const Staged& staged) {
+std::vector<std::vector<std::byte>> Communicator::collect(Staged& staged) {
   const Operation& operation = staged.operation;
   const std::size_t part = operation.to_bytes;
   const bool scattered = operation.kind == Operation::Kind::reduce_scatter;
   std::vector<std::vector<std::byte>> parts(static_cast<std::size_t>(size()));
-  std::vector<std::byte> input = staged.input;
   std::vector<Message> out;
   std::vector<Message> in;
   for (int peer = 0; peer < size(); ++peer) {
     const auto p = static_cast<std::size_t>(peer);
-    std::byte* const theirs = input.data() + (scattered ? p * part : 0);
+    std::byte* const theirs = staged.input.data() + (scattered ? p * part : 0);
     parts[p].resize(part);
     if (peer == rank()) {
       std::copy(theirs, theirs + part, parts[p].begin());

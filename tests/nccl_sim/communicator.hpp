@@ -65,7 +65,7 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   void enqueue(const Operation& operation, cudaStream_t stream);
   void perform(Staged& staged) noexcept;
   void move(Staged& staged);
-  [[nodiscard]] std::vector<std::vector<std::byte>> collect(const Staged& staged);
+  [[nodiscard]] std::vector<std::vector<std::byte>> collect(Staged& staged);
 
   const Mesh::Self self_;
   const int device_;

@@ -15,7 +15,6 @@ namespace {
 /// How a type is added: as what, and to and from that.
 template <class T>
 struct Arithmetic {
-  // Of integers, whose sums may wrap, without a sign.
   using Wide = T;
   static Wide load(T value) { return value; }
   static T store(Wide value) { return value; }
@@ -33,6 +32,7 @@ struct Arithmetic<__nv_bfloat16> {
   static __nv_bfloat16 store(Wide value) { return __float2bfloat16(value); }
 };
 
+/// Sums of integers wrap, which without a sign is defined.
 template <class T>
 T add(T a, T b) {
   if constexpr (std::is_integral_v<T>) {

@@ -1,11 +1,14 @@
 #include "socket.hpp"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 
 #include "failure.hpp"
 
@@ -18,8 +21,58 @@ Failure gone(const char* doing) {
   return {ncclRemoteError, std::string(doing) + ": " + std::strerror(errno)};
 }
 
-int make() {
-  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+/// As the kernel takes it: the abstract name of a Unix socket, or an IPv4 address and a port.
+struct Endpoint {
+  ::sockaddr_storage storage{};
+  ::socklen_t bytes = sizeof storage;
+
+  [[nodiscard]] ::sockaddr* get() { return reinterpret_cast<::sockaddr*>(&storage); }
+  [[nodiscard]] ::sockaddr_un& local() { return reinterpret_cast<::sockaddr_un&>(storage); }
+  [[nodiscard]] ::sockaddr_in& tcp() { return reinterpret_cast<::sockaddr_in&>(storage); }
+};
+constexpr std::size_t kNameBegins = offsetof(::sockaddr_un, sun_path) + 1;
+
+Endpoint tcp_endpoint(const std::string& host, int port) {
+  Endpoint endpoint;
+  endpoint.tcp().sin_family = AF_INET;
+  endpoint.tcp().sin_port = htons(static_cast<std::uint16_t>(port));
+  if (::inet_pton(AF_INET, host.c_str(), &endpoint.tcp().sin_addr) != 1)
+    throw Failure(ncclInvalidUsage, "TENON_NCCL_SIM_ADDRESS: '" + host + "' is no IPv4 address");
+  endpoint.bytes = sizeof(::sockaddr_in);
+  return endpoint;
+}
+
+/// Where this process listens; the kernel chooses the name or the port.
+Endpoint own_endpoint() {
+  if (const char* address = std::getenv("TENON_NCCL_SIM_ADDRESS")) return tcp_endpoint(address, 0);
+  Endpoint endpoint;
+  endpoint.local().sun_family = AF_UNIX;
+  endpoint.bytes = sizeof(::sa_family_t);
+  return endpoint;
+}
+
+Endpoint endpoint_of(const Address& address) {
+  const std::string name(address.name, ::strnlen(address.name, sizeof address.name));
+  const std::size_t colon = name.find(':');
+  if (colon != std::string::npos)
+    return tcp_endpoint(name.substr(0, colon), std::atoi(name.c_str() + colon + 1));
+  Endpoint endpoint;
+  endpoint.local().sun_family = AF_UNIX;
+  std::memcpy(endpoint.local().sun_path + 1, name.data(), name.size());
+  endpoint.bytes = static_cast<::socklen_t>(kNameBegins + name.size());
+  return endpoint;
+}
+
+std::string name_of(Endpoint& endpoint) {
+  if (endpoint.storage.ss_family == AF_UNIX)
+    return {endpoint.local().sun_path + 1, endpoint.bytes - kNameBegins};
+  char host[INET_ADDRSTRLEN] = {};
+  (void)::inet_ntop(AF_INET, &endpoint.tcp().sin_addr, host, sizeof host);
+  return std::string(host) + ":" + std::to_string(ntohs(endpoint.tcp().sin_port));
+}
+
+int make(::sa_family_t family) {
+  const int fd = ::socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) throw Failure(ncclSystemError, std::string("socket: ") + std::strerror(errno));
   return fd;
 }
@@ -40,36 +93,27 @@ Socket::~Socket() {
 }
 
 Socket Socket::listen() {
-  Socket socket(make());
-  const ::sa_family_t chosen_by_the_kernel = AF_UNIX;
-  if (::bind(socket.fd_, reinterpret_cast<const struct ::sockaddr*>(&chosen_by_the_kernel),
-             sizeof chosen_by_the_kernel) != 0 ||
-      ::listen(socket.fd_, 64) != 0)
+  Endpoint own = own_endpoint();
+  Socket socket(make(own.storage.ss_family));
+  if (::bind(socket.fd_, own.get(), own.bytes) != 0 || ::listen(socket.fd_, 64) != 0)
     throw Failure(ncclSystemError, std::string("listen: ") + std::strerror(errno));
   return socket;
 }
 
 Address Socket::address() const {
-  struct ::sockaddr_un bound {};
-  ::socklen_t bytes = sizeof bound;
-  if (::getsockname(fd_, reinterpret_cast<struct ::sockaddr*>(&bound), &bytes) != 0)
+  Endpoint bound;
+  if (::getsockname(fd_, bound.get(), &bound.bytes) != 0)
     throw Failure(ncclSystemError, std::string("getsockname: ") + std::strerror(errno));
+  const std::string name = name_of(bound);
   Address address;
-  const std::size_t prefix = offsetof(struct ::sockaddr_un, sun_path) + 1;
-  std::memcpy(address.name, bound.sun_path + 1, std::min<std::size_t>(bytes - prefix, 31));
+  std::memcpy(address.name, name.data(), std::min(name.size(), sizeof address.name - 1));
   return address;
 }
 
 Socket Socket::connect(const Address& address) {
-  Socket socket(make());
-  struct ::sockaddr_un to {};
-  to.sun_family = AF_UNIX;
-  const std::size_t length = ::strnlen(address.name, sizeof address.name);
-  std::memcpy(to.sun_path + 1, address.name, length);
-  const auto bytes =
-      static_cast<::socklen_t>(offsetof(struct ::sockaddr_un, sun_path) + 1 + length);
-  if (::connect(socket.fd_, reinterpret_cast<const struct ::sockaddr*>(&to), bytes) != 0)
-    throw gone("connecting to a rank");
+  Endpoint to = endpoint_of(address);
+  Socket socket(make(to.storage.ss_family));
+  if (::connect(socket.fd_, to.get(), to.bytes) != 0) throw gone("connecting to a rank");
   return socket;
 }
 

@@ -1,5 +1,6 @@
 // Unix sockets of the abstract namespace, which leave no file behind; every wait ends with an
-// abort.
+// abort. They reach no other network namespace: where TENON_NCCL_SIM_ADDRESS is set, to an IPv4
+// address of this node, it is TCP from there.
 #pragma once
 
 #include <atomic>
@@ -11,9 +12,9 @@
 
 namespace tenon::nccl_sim {
 
-/// A socket's name; the kernel chose it.
+/// A socket's name; the kernel chose it, or its port.
 struct Address {
-  char name[32] = {};  // without the NUL that an abstract name begins with
+  char name[32] = {};  // without the NUL that an abstract name begins with; or ADDRESS:PORT
 };
 
 using AbortFlag = std::atomic<bool>;

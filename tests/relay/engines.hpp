@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <memory>
+#include <ostream>
 #include <relay/engine.hpp>
 #include <string>
 #include <vector>
@@ -14,6 +15,7 @@ struct EngineRow {
   const char* name;
   MemoryKind memory;
   std::unique_ptr<relay::Engine> (*make)(const relay::Membership&, const detail::Deadline&);
+  bool exact;  ///< rounds sums of 16-bit floats once, divides behind the sum
 };
 
 #ifdef TENON_NCCL_SIM
@@ -26,11 +28,13 @@ inline std::unique_ptr<relay::Engine> make_simulated_nccl_engine(
 }
 #endif
 
+inline std::ostream& operator<<(std::ostream& out, const EngineRow& row) { return out << row.name; }
+
 inline std::vector<EngineRow> engine_rows() {
   return {
-      {"Gloo", MemoryKind::host, relay::make_gloo_engine},
+      {"Gloo", MemoryKind::host, relay::make_gloo_engine, true},
 #ifdef TENON_NCCL_SIM
-      {"Nccl", MemoryKind::cuda, make_simulated_nccl_engine},
+      {"Nccl", MemoryKind::cuda, make_simulated_nccl_engine, false},
 #endif
   };
 }

@@ -212,5 +212,72 @@ TEST_F(Devices, AReleaseOnAStreamOfAnotherDeviceEndsBehindIt) {
   EXPECT_TRUE(eventually([&] { return pub.subscribers().at(0).holds == 0; }));
 }
 
+// --- One device breaks ---
+
+/// A kernel that faults on `stream`; returns when it has.
+void break_behind(cudaStream_t stream, int device) {
+  const cuda::DeviceScope scope(device);
+  EXPECT_EQ(sim::launch(stream, [] { sim::break_context(); }), cudaSuccess);
+  EXPECT_EQ(cudaStreamSynchronize(stream), cudaErrorIllegalAddress);
+  (void)cudaGetLastError();
+}
+
+cudaStream_t stream_on(int device) {
+  const cuda::DeviceScope scope(device);
+  return make_stream();
+}
+
+TEST_F(Devices, AnotherDevicesErrorEndsNoLeaseOfGpuMemory) {
+  Publisher pub = create(Mode::double_buffered);
+  publish(pub, 1);
+  Signal ready;
+  Signal go;
+  Child engine([&] {
+    use_device(kDevice);
+    auto sub = Subscriber::attach(name_, {.deadline = kPatience});
+    cudaStream_t here = stream_on(kDevice);
+    cudaStream_t elsewhere = stream_on(0);
+    sub.wait(newest(), kPatience).release(Stream(elsewhere));  // Tenon knows that device too
+    Held held(here);
+    sub.wait(newest(), kPatience).release(Stream(here));
+    break_behind(elsewhere, 0);
+    EXPECT_THROWS(DeadlinePassed, "no version newer", (void)sub.wait(newer_than(1), 250ms));
+    ready.poke();
+    if (!go.wait()) return 2;
+    held.release();
+    const Lease lease = sub.wait(newer_than(1), kPatience);
+    return lease.version() == 2 ? 0 : 1;
+  });
+  ASSERT_TRUE(ready.wait());
+  EXPECT_EQ(pub.subscribers().at(0).holds, 1U) << "work on its own device is still under way";
+  publish(pub, 2);
+  go.poke();
+  EXPECT_EQ(engine.wait(), 0);
+}
+
+// Leases of host memory end with the device on which they were all released, and with no other.
+TEST_F(Devices, AnotherDevicesErrorEndsNoLeaseOfHostMemory) {
+  Model model(MemoryKind::host);
+  Publisher pub = Publisher::create(name_, model.layout, {.mode = Mode::double_buffered});
+  model.publish(pub, 1);
+  auto sub = Subscriber::attach(name_);
+  cudaStream_t here = stream_on(kDevice);
+  cudaStream_t elsewhere = stream_on(0);
+  const auto holds = [&] { return pub.subscribers().at(0).holds; };
+  Held held(here);
+  sub.wait(newest(), kPatience).release(Stream(here));
+  break_behind(elsewhere, 0);
+  EXPECT_THROWS(DeadlinePassed, "no version newer", (void)sub.wait(newer_than(1), 250ms));
+  EXPECT_EQ(holds(), 1U);
+  held.release();
+  EXPECT_TRUE(eventually([&] { return holds() == 0; }));
+
+  Held again(here);
+  sub.wait(newest(), kPatience).release(Stream(here));
+  sim::break_context();  // of device 1, which is this thread's
+  EXPECT_THROWS(DeadlinePassed, "no version newer", (void)sub.wait(newer_than(1), 250ms));
+  EXPECT_EQ(holds(), 0U) << "its own device's error does";
+}
+
 }  // namespace
 }  // namespace tenon::test

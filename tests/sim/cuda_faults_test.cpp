@@ -516,11 +516,12 @@ TEST_F(Faults, ALoadWhoseEndCannotBeMarkedKeepsItsVersionHeld) {
       const auto segment = segment_of(name_);
       const std::uint64_t pinned = segment.place(sub.place()).cursor.load();
       EXPECT_NE(pinned, format::kIdle);
-      if (mode == Mode::streaming) {
-        EXPECT_THROWS(DeadlinePassed, "were not made in time",
-                      (void)sub.load(into.plan, Stream(stream), 300ms));
-        EXPECT_EQ(segment.place(sub.place()).cursor.load(), pinned) << "what they read was left";
-      }
+      const detail::Deadline at_once(5s);
+      EXPECT_THROWS(Cuda, "attach again", (void)sub.load(into.plan, Stream(stream), kPatience));
+      if (mode == Mode::streaming) EXPECT_THROWS(Cuda, "attach again", sub.pause());
+      EXPECT_FALSE(at_once.passed()) << "waited for what nobody will know";
+      EXPECT_EQ(segment.place(sub.place()).cursor.load(), pinned) << "what they read was left";
+      EXPECT_NE(Subscriber::attach(name_).place(), sub.place());
       ready_.poke();
       return go_.wait() ? 0 : 2;
     });

@@ -9,7 +9,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <fstream>
-#include <support/private_shm.hpp>
+#include <support/namespaces.hpp>
 #include <system_error>
 #include <thread>
 

@@ -53,7 +53,7 @@ TEST(Errors, ASystemErrorIsCaughtAsAnError) {
 
 TEST(Errors, DestructorsReportOnStandardError) {
   ::testing::internal::CaptureStderr();
-  detail::report("closing bucket 3: no such device");
+  detail::report({"closing bucket 3: ", "no such device"});
   EXPECT_EQ(::testing::internal::GetCapturedStderr(), "tenon: closing bucket 3: no such device\n");
 }
 

@@ -6,7 +6,7 @@
 //   TENON_CRASH_AT=publish_record:3
 //
 // makes a process SIGKILL itself as it passes that point for the third time (without a number: the
-// first). A new step gets a name here, and then tests/multiproc/crash_test.cpp does not compile
+// first). A new step gets a name here, and then tests/multiproc/crash_cases.hpp does not compile
 // before it has a test.
 #pragma once
 
@@ -61,15 +61,16 @@ enum class CrashPoint : unsigned {
   abort_settled,
   unretire_oldest,
   unretire_current,
+  unretire_woken,
   abort_line,
+  abort_woken,
   abort_done,
   // It reclaims the place of a dead subscriber.
   reclaim_locked,
-  reclaim_idle,
-  reclaim_free,
   reclaim_unlocked,
   // It closes.
   close_slots,
+  close_reason,
   close_state,
   close_woken,
   close_name,
@@ -92,9 +93,17 @@ enum class CrashPoint : unsigned {
   pin_cursor,
   pin_refused,
   pin_checked,
+  version_noted,
   hold_records,
   release_cursor,
   release_woken,
+  // A lease ends behind a stream: a host function.
+  ending_begun,
+  ending_passed,
+  // Its CUDA context broke.
+  fail_cursor,
+  fail_state,
+  fail_woken,
   // It loads.
   load_bucket,
   join_gate,
@@ -103,9 +112,11 @@ enum class CrashPoint : unsigned {
   advance_woken,
   // It detaches.
   detach_slots,
-  detach_cursor,
-  detach_state,
   detach_unlocked,
+  detach_woken,
+  // A row is given back: it detaches, or a dead one's place is reclaimed.
+  row_idle,
+  row_free,
   count_  ///< how many there are
 };
 

@@ -205,17 +205,6 @@ class Segment : public SegmentBytes {
   SharedObject object_;
 };
 
-/// Keeps what somebody may still be using until the process ends.
-inline void keep_for_ever(std::shared_ptr<const void> object) {
-  struct Kept {
-    std::mutex mutex;
-    std::vector<std::shared_ptr<const void>> objects;
-  };
-  Kept& kept = per_process<Kept>();
-  const std::lock_guard lock(kept.mutex);
-  kept.objects.push_back(std::move(object));
-}
-
 /// Layouts this process has read, by hash: attaching again parses nothing.
 struct LayoutCache {
   static constexpr std::size_t kKept = 4;

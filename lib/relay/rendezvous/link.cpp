@@ -13,8 +13,6 @@ namespace {
 
 namespace asio = boost::asio;
 
-constexpr Duration kLinger = std::chrono::seconds(1);  // for the last words to be read
-
 std::string text_of(Duration duration) {
   const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(duration).count();
   return std::to_string(ms) + " ms";
@@ -51,7 +49,7 @@ void IoThread::run() noexcept {
     try {
       io.run();
     } catch (const std::exception& error) {  // of a watcher; links catch what is theirs
-      detail::report(std::string("the rendezvous of relays: ") + error.what());
+      detail::report({"the rendezvous of relays: ", error.what()});
     }
   }
 }
@@ -145,7 +143,7 @@ void Link::write() {
 }
 
 // Closing with bytes unread would reset the connection, and the peer might lose our last words:
-// it closes first, or kLinger passes.
+// it closes first, or it gets no more patience than a silent one.
 void Link::finish() {
   boost::system::error_code ignored;
   socket_.shutdown(Tcp::socket::shutdown_send, ignored);
@@ -181,7 +179,7 @@ void Link::look_at_the_clock() {
 void Link::end(Errc code, const std::string& reason) {
   if (ended_) return;
   ended_ = true;
-  close_by_ = detail::Clock::now() + kLinger;
+  close_by_ = detail::Clock::now() + limits_.silence;  // for the last words to be read
   if (unsent_.empty()) finish();
   asio::post(socket_.get_executor(), [self = shared_from_this(), code, reason] {
     self->owner_.ended(*self, code, reason);

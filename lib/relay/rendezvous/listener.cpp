@@ -69,8 +69,7 @@ class Listener::Impl final : Link::Owner {
   void accept() {
     acceptor_.async_wait(Tcp::acceptor::wait_read, [this](const boost::system::error_code& error) {
       if (error) return;
-      int none_left = 0;
-      if (auto socket = accept_from(acceptor_, none_left)) greet(*std::move(socket));
+      const int none_left = take_one();
       if (none_left == 0) return accept();
       // Out of descriptors. The connection stays in the queue; asking at once would only spin.
       again_.expires_after(options_.limits.heartbeat);
@@ -78,6 +77,17 @@ class Listener::Impl final : Link::Owner {
         if (!over) accept();
       });
     });
+  }
+
+  // 0, or why the next one has to wait. Whoever cannot be greeted keeps nobody else out.
+  int take_one() {
+    int none_left = 0;
+    try {
+      if (auto socket = accept_from(acceptor_, none_left)) greet(*std::move(socket));
+    } catch (const std::exception& error) {
+      detail::report({"a relay that connected to ", address_, ": ", error.what()});
+    }
+    return none_left;
   }
 
   void greet(Tcp::socket socket) {
@@ -107,8 +117,10 @@ class Listener::Impl final : Link::Owner {
     if (std::holds_alternative<Proved>(action)) return check_peers(link);
     if (auto* const joined = std::get_if<Joined>(&action)) {
       boost::system::error_code gone;
-      const std::string address = link.socket().remote_endpoint(gone).address().to_string();
-      const std::string local = link.socket().local_endpoint(gone).address().to_string();
+      const std::string address =
+          plain_address(link.socket().remote_endpoint(gone).address()).to_string();
+      const std::string local =
+          plain_address(link.socket().local_endpoint(gone).address()).to_string();
       return announce(
           link, {Event::Kind::joined, link.id(), address, std::move(joined->message), {}, local});
     }

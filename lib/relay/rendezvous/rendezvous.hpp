@@ -32,8 +32,8 @@ struct Limits {
   std::size_t blob_bytes = std::size_t{1} << 30;
   std::size_t strangers = 16;  ///< connections that have not proved the secret yet
   std::size_t peers = 64;
-  std::size_t queue_bytes = std::size_t{2}
-                            << 30;          ///< unsent, per peer; one that exceeds it is closed
+  /// Unsent, per peer, or received and not fetched by next(): a peer that exceeds it is closed.
+  std::size_t queue_bytes = std::size_t{2} << 30;
   Duration join = std::chrono::seconds(5);  ///< from TCP connection to proof
   Duration heartbeat = std::chrono::milliseconds(500);
   Duration silence = std::chrono::seconds(3);  ///< a peer that says nothing for so long is lost
@@ -58,10 +58,13 @@ struct Event {
 };
 
 /// Sees every event in the rendezvous' own thread before next() does; must not block. This is where
-/// an engine in the middle of an operation is aborted.
+/// an engine in the middle of an operation is aborted. A connection's watcher sees messages and
+/// `left`; that it has joined is what its constructor returns for.
 using Watcher = std::function<void(const Event&)>;
 
-/// A store of one group: kept by the listener, told to all that are joined.
+/// A store of one group: kept by the listener, told to all that are joined then. A key has one
+/// writer. Asking for a higher group's store forgets this one, at that end: its get()s throw
+/// Aborted.
 class GroupStore : public Store {
  public:
   /// All get()s in progress and later ones throw Aborted. Any thread.
@@ -73,7 +76,8 @@ class GroupStore : public Store {
 /// Errors:   constructor: InvalidArgument (an address that is none; no secret off loopback), System
 ///           (port in use, address not of this node), WrongSecret never: who fails is not joined.
 /// Threads:  any, next() one at a time.
-/// Lifetime: the destructor closes all connections and joins the thread.
+/// Lifetime: the destructor closes all connections and joins the thread. Stores may stay; they then
+///           throw PeerGone. Not to be used in a forked child, where the destructor does nothing.
 class Listener {
  public:
   /// `address` is HOST:PORT, [V6]:PORT; port 0 takes a free one. `welcome` answers each peer that

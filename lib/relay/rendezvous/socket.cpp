@@ -4,6 +4,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -48,13 +49,23 @@ void require_secret(const Tcp::endpoint& endpoint, bool has_secret, const std::s
                   " can be reached from other nodes, which needs a secret that both ends know");
 }
 
-// Non-blocking, close-on-exec; owned by what is returned.
+// `socket` owns `fd` from here on.
+template <class Socket>
+void adopt(Socket& socket, const Tcp& protocol, int fd) {
+  boost::system::error_code error;
+  socket.assign(protocol, fd, error);
+  if (!error) return;
+  ::close(fd);
+  throw SystemError{error.value(), "watching a socket"};
+}
+
+// Non-blocking, close-on-exec.
 template <class Socket>
 Socket make_socket(asio::io_context& io, const Tcp& protocol) {
   const int fd = ::socket(protocol.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) throw SystemError{errno, "making a socket"};
   Socket socket(io);
-  socket.assign(protocol, fd);
+  adopt(socket, protocol, fd);
   return socket;
 }
 
@@ -131,10 +142,12 @@ std::string text_of(const Tcp::endpoint& endpoint) {
   return text_of(Address{endpoint.address().to_string(), endpoint.port()});
 }
 
-bool is_loopback(const asio::ip::address& address) noexcept {
-  if (address.is_v4() || !address.to_v6().is_v4_mapped()) return address.is_loopback();
-  return asio::ip::make_address_v4(asio::ip::v4_mapped, address.to_v6()).is_loopback();
+asio::ip::address plain_address(const asio::ip::address& address) {
+  if (address.is_v4() || !address.to_v6().is_v4_mapped()) return address;
+  return asio::ip::make_address_v4(asio::ip::v4_mapped, address.to_v6());
 }
+
+bool is_loopback(const asio::ip::address& address) { return plain_address(address).is_loopback(); }
 
 Tcp::acceptor listen_on(asio::io_context& io, const Address& address, bool has_secret) {
   const std::string doing = "listening on " + text_of(address);
@@ -181,7 +194,7 @@ std::optional<Tcp::socket> accept_from(Tcp::acceptor& acceptor, int& error) {
   error = none_left ? errno : 0;
   if (fd < 0) return std::nullopt;
   Tcp::socket socket(acceptor.get_executor());
-  socket.assign(acceptor.local_endpoint().protocol(), fd);
+  adopt(socket, acceptor.local_endpoint().protocol(), fd);
   send_at_once(socket);
   return socket;
 }

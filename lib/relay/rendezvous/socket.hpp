@@ -23,8 +23,10 @@ struct Address {
 [[nodiscard]] Address parse_address(const std::string& text);
 [[nodiscard]] std::string text_of(const Tcp::endpoint& endpoint);
 
+/// An address of IPv4 that a socket of IPv6 shows as ::ffff:A.B.C.D, as A.B.C.D.
+[[nodiscard]] boost::asio::ip::address plain_address(const boost::asio::ip::address& address);
 /// Whether what is sent there stays on this node.
-[[nodiscard]] bool is_loopback(const boost::asio::ip::address& address) noexcept;
+[[nodiscard]] bool is_loopback(const boost::asio::ip::address& address);
 
 /// Listens on `address`. InvalidArgument: no such host, or it is off loopback and `has_secret` is
 /// not; System: the port is in use, the address is not of this node.

@@ -1,5 +1,5 @@
-// A /dev/shm of a test program's own: what it leaves behind can be counted, and gc() finds nobody
-// else's publications.
+// Namespaces of a test program's own, where they may be made. A /dev/shm of its own: what it leaves
+// behind can be counted, and gc() finds nobody else's publications.
 #pragma once
 
 #include <fcntl.h>
@@ -7,9 +7,23 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <string>
+#include <string_view>
 
 namespace tenon::test {
+
+/// Whether TENON_REQUIRE_NAMESPACES=1 says that they may be made: then nothing is skipped for want
+/// of them.
+inline bool namespaces_are_required() {
+  const char* required = std::getenv("TENON_REQUIRE_NAMESPACES");
+  return required != nullptr && std::string_view(required) == "1";
+}
+#define SKIP_FOR_WANT_OF_NAMESPACES(why)                                             \
+  do {                                                                               \
+    if (namespaces_are_required()) FAIL() << why << " (TENON_REQUIRE_NAMESPACES=1)"; \
+    GTEST_SKIP() << why;                                                             \
+  } while (false)
 
 /// For this process and those it makes from here on; false where the system permits it not. Call
 /// it while there is one thread.
