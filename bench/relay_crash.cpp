@@ -62,6 +62,7 @@ class Crash {
 
   void run() {
     say("a receiver is lost, over " + network_.name());
+    board_->relay.quiet = true;
     Family family;  // before the publisher, which has threads
     start(family);
     Publisher publisher =

@@ -26,6 +26,7 @@ struct RelayBoard {
   std::array<char, 64> address{};
   Turn group;  // number of the newest that is formed
   std::atomic<bool> ended{false};
+  bool quiet = false;  // nobody is told what its relays note: receivers are lost on purpose
   Stages sent;
 };
 

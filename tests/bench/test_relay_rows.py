@@ -7,6 +7,8 @@ import subprocess
 import tempfile
 import unittest
 
+import calls
+
 RELAY = [
     "relay, pipelined",
     "relay, one after the other",
@@ -19,6 +21,7 @@ RELAY = [
     "publish() meanwhile, one killed",
     "publish() meanwhile, one stopped",
 ]
+GPU = ["R11", "R11a", "R7"]
 REDUCE = [f"{n} replicas: {way}" for n in (2, 4) for way in ("reduce-scatter", "all-reduce and slice")]
 
 
@@ -70,9 +73,20 @@ class RelayRows(unittest.TestCase):
 
     def test_rows_that_need_a_gpu_say_so(self):
         skipped = [row for row in bench("relay", "--rate", "0")["rows"] if "skipped" in row]
-        self.assertEqual(len(skipped), 3)
+        self.assertEqual([row["name"].split()[0] for row in skipped], GPU)
         for row in skipped:
             self.assertIn("GPU", row["skipped"])
+
+    @unittest.skipUnless("TENON_NCCL_LIBRARY" in os.environ, "built without NCCL")
+    def test_gpu_rows_are_there_and_verified(self):
+        report = calls.simulate(["relay", *calls.LARGE])
+        rows = self.check(report, [])
+        self.assertEqual([row["name"].split()[0] for row in rows], GPU)
+        for row in rows:
+            self.assertGreater(row["samples"], 0, row["name"])
+            self.assertEqual(row["wrong"], 0, row["name"])
+        self.assertLess(rows[1]["tensors"], rows[0]["tensors"])
+        self.assertIn("R11a, extrapolated to all parameters", report["ratios"])
 
 
 if __name__ == "__main__":
