@@ -53,7 +53,7 @@ class Connection::Impl final : Link::Owner {
       if (gone_) return thread_.io.stop();
       link_->close("the receiver was closed");
     });
-    thread_.stop_within(kGoodbye);
+    thread_.stop_within(limits_.silence);
   }
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;

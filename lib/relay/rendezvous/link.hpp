@@ -35,9 +35,6 @@ class IoThread {
   std::thread thread_;
 };
 
-/// How long a destructor waits for its last words to be taken.
-inline constexpr Duration kGoodbye = std::chrono::seconds(1);
-
 /// One connection. Everything in the io thread, after start().
 class Link : public std::enable_shared_from_this<Link> {
  public:
