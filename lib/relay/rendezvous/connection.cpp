@@ -1,6 +1,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <boost/asio/post.hpp>
 #include <relay/rendezvous/link.hpp>
 #include <relay/rendezvous/mailbox.hpp>
 #include <relay/rendezvous/rendezvous.hpp>
