@@ -1,6 +1,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <boost/asio/post.hpp>
 #include <relay/rendezvous/link.hpp>
 #include <relay/rendezvous/mailbox.hpp>
 #include <relay/rendezvous/rendezvous.hpp>
@@ -23,20 +24,22 @@ Limits until(const detail::Deadline& deadline, Limits limits) {
 
 class Connection::Impl final : Link::Owner {
  public:
-  Impl(const std::string& address, const Message& hello, const RendezvousOptions& options,
-       const detail::Deadline& deadline, Watcher watcher)
-      : limits_(options.limits),
+  Impl(const RendezvousOptions& options, Watcher watcher)
+      : options_(options),
         watcher_(std::move(watcher)),
         values_(std::make_shared<Values>(Role::receiver,
-                                         [this](const Value& value) { queue(encode(value)); })) {
-    check_secret(options.secret);
-    const SharedBytes own = encode(hello, limits_);
-    auto socket = connect_to(thread_.io, parse_address(address), !options.secret.empty(), deadline);
+                                         [this](const Value& value) { queue(encode(value)); })) {}
+  /// Once, before anything else. When it throws, there is nothing left to close.
+  void join(const std::string& address, const Message& hello, const detail::Deadline& deadline) {
+    check_secret(options_.secret);
+    const SharedBytes own = encode(hello, options_.limits);
+    auto socket =
+        connect_to(thread_.io, parse_address(address), !options_.secret.empty(), deadline);
     local_address_ = socket.local_endpoint().address().to_string();
-    link_ = std::make_shared<Link>(
-        std::move(socket),
-        Session::Setup{Role::receiver, options.secret, make_nonce(), own, until(deadline, limits_)},
-        static_cast<Link::Owner&>(*this), PeerId{0});
+    link_ = std::make_shared<Link>(std::move(socket),
+                                   Session::Setup{Role::receiver, options_.secret, make_nonce(),
+                                                  own, until(deadline, options_.limits)},
+                                   static_cast<Link::Owner&>(*this), PeerId{0});
     link_->start();
     thread_.start();
     try {
@@ -53,7 +56,7 @@ class Connection::Impl final : Link::Owner {
       if (gone_) return thread_.io.stop();
       link_->close("the receiver was closed");
     });
-    thread_.stop_within(kGoodbye);
+    thread_.stop_within(options_.limits.silence);
   }
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
@@ -66,7 +69,7 @@ class Connection::Impl final : Link::Owner {
 
   void send(const Message& message) {
     messages_.require_open();
-    queue(encode(message, limits_));
+    queue(encode(message, options_.limits));
   }
 
  private:
@@ -95,9 +98,9 @@ class Connection::Impl final : Link::Owner {
   void announce(Link& link, Message message) {
     if (watcher_) watcher_({Event::Kind::message, 0, {}, message});
     const std::size_t bytes = message.fields.size() + message.blob.size();
-    if (messages_.push(std::move(message), bytes) > limits_.queue_bytes)
+    if (messages_.push(std::move(message), bytes) > options_.limits.queue_bytes)
       link.close("nobody reads what is sent here: more than " +
-                 std::to_string(limits_.queue_bytes) + " bytes wait");
+                 std::to_string(options_.limits.queue_bytes) + " bytes wait");
   }
 
   void ended(Link& link, Errc code, const std::string& reason) override {
@@ -112,7 +115,7 @@ class Connection::Impl final : Link::Owner {
   }
 
   const pid_t pid_ = ::getpid();
-  const Limits limits_;
+  const RendezvousOptions options_;
   const Watcher watcher_;
   Message welcome_;
   std::string local_address_;
@@ -126,7 +129,9 @@ class Connection::Impl final : Link::Owner {
 Connection::Connection(const std::string& address, const Message& hello,
                        const RendezvousOptions& options, const detail::Deadline& deadline,
                        Watcher watcher)
-    : impl_(std::make_unique<Impl>(address, hello, options, deadline, std::move(watcher))) {}
+    : impl_(std::make_unique<Impl>(options, std::move(watcher))) {
+  impl_->join(address, hello, deadline);
+}
 
 Connection::~Connection() {
   // As for Listener: a forked child leaves its parent's connection alone.

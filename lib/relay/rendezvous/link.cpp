@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/write.hpp>
 #include <utility>
 
@@ -176,6 +177,7 @@ void Link::look_at_the_clock() {
   boost::system::error_code ignored;
   if (now - heard_ > limits_.silence && socket_.available(ignored) == 0) {
     close("nothing came from the other end for " + text_of(limits_.silence));
+    shut();  // the kernel still delivers what it has
   } else if (unsent_.empty()) {
     queue(encode_alive());
   }

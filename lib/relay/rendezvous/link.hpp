@@ -3,7 +3,6 @@
 
 #include <array>
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <deque>
 #include <memory>
@@ -34,9 +33,6 @@ class IoThread {
   void run() noexcept;
   std::thread thread_;
 };
-
-/// How long a destructor waits for its last words to be taken.
-inline constexpr Duration kGoodbye = std::chrono::seconds(1);
 
 /// One connection. Everything in the io thread, after start().
 class Link : public std::enable_shared_from_this<Link> {

@@ -37,7 +37,7 @@ class Listener::Impl final : Link::Owner {
       for (const auto& [id, link] : links_) link->close("the listener was closed");
       leave_when_alone();
     });
-    thread_.stop_within(kGoodbye);
+    thread_.stop_within(options_.limits.silence);
   }
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;

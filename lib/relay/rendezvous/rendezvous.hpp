@@ -76,9 +76,9 @@ class GroupStore : public Store {
 /// Errors:   constructor: InvalidArgument (an address that is none; no secret off loopback), System
 ///           (port in use, address not of this node), WrongSecret never: who fails is not joined.
 /// Threads:  any, next() one at a time.
-/// Lifetime: the destructor tells all peers, which it waits 1 s for at most, and joins the
-///           thread. Stores may stay; they then throw PeerGone. Not to be used in a forked child,
-///           where the destructor does nothing.
+/// Lifetime: the destructor tells all peers, waits until they have taken it, for Limits::silence at
+///           most, and joins the thread. Stores may stay; they then throw PeerGone. Not to be used
+///           in a forked child, where the destructor does nothing.
 class Listener {
  public:
   /// `address` is HOST:PORT, [V6]:PORT; port 0 takes a free one. `welcome` answers each peer that

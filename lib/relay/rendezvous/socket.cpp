@@ -100,7 +100,7 @@ int try_connect(Tcp::socket& socket, const Tcp::endpoint& to, Duration at_most) 
 }
 
 std::string explain(int error) {
-  const std::string name = std::strerror(error);
+  std::string name = std::strerror(error);
   switch (error) {
     case ECONNREFUSED:
       return "nobody listens there (" + name + "); check that the sender runs, and the port";

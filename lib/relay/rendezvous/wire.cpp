@@ -133,8 +133,8 @@ Value read_value(const Frame& frame) {
 }
 
 SharedBytes encode_alive() {
-  static const SharedBytes alive = encode(FrameKind::alive, "{}");
-  return alive;
+  static const SharedBytes kAlive = encode(FrameKind::alive, "{}");
+  return kAlive;
 }
 
 SharedBytes encode(const Bye& bye) {
