@@ -42,6 +42,7 @@ nlohmann::json run_gather(const Options& options);
 nlohmann::json run_attach(const Options& options);
 nlohmann::json run_wake(const Options& options);
 nlohmann::json run_handoff(const Options& options);
+nlohmann::json run_handles(const Options& options);
 nlohmann::json run_relay(const Options& options);   // with TENON_RELAY
 nlohmann::json run_reduce(const Options& options);  // likewise
 

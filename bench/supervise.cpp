@@ -11,6 +11,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
@@ -94,6 +95,10 @@ Ended collect(int in, int signals, std::string& text) {
 
 // A publication whose publisher was killed goes when its name is taken again.
 void remove_leftovers(const Options& options) noexcept {
+  for (const char* folder : {".tensors", ".buckets"}) {  // of handles
+    std::error_code ignored;
+    std::filesystem::remove_all("/dev/shm/" + options.name_prefix + folder, ignored);
+  }
   for (unsigned k = 0; k < kPublications; ++k) {
     try {
       const std::string name = options.publication(k);

@@ -22,6 +22,7 @@ void Sender::Impl::run(const Watch& watch) {
   try {
     while (!stopping()) {
       pump(detail::Deadline(complete() ? Duration::zero() : detail::kSlice), [] { return false; });
+      send_away_undecided();
       if (complete())
         work();
       else
@@ -148,18 +149,16 @@ void Sender::Impl::take(const Event& event) {
       check_hello(member.hello);
       check_address(member.local);
       note(member.who + " joined");
-      const bool decided = !member.hello.shard;
-      (decided ? members_ : undecided_).emplace(event.peer, std::move(member));
+      if (member.hello.shard)
+        undecided_.emplace(event.peer,
+                           Undecided{std::move(member), detail::Deadline(options_.deadline)});
+      else
+        members_.emplace(event.peer, std::move(member));
       return;
     }
-    if (const auto found = undecided_.find(event.peer); found != undecided_.end()) {
-      if (event.kind == Event::Kind::message && event.message.type == Want::kType) {
-        found->second.shard =
-            std::make_unique<Shard>(read_layout(event.message), subscriber_.layout());
-        members_.insert(undecided_.extract(found));
-        return;
-      }
-      undecided_.erase(found);
+    if (undecided_.count(event.peer) > 0) {
+      if (event.kind == Event::Kind::message) return decide(event.peer, event.message);
+      undecided_.erase(event.peer);
     }
     const auto found = members_.find(event.peer);
     if (found == members_.end()) return;
@@ -173,6 +172,32 @@ void Sender::Impl::take(const Event& event) {
   } catch (const Error& e) {  // what a peer says is its own fault
     listener_.close(event.peer, e.what());
     note("the relay at " + event.address + " is sent away: " + e.what());
+  }
+}
+
+// Whatever it says first: it is undecided no longer.
+void Sender::Impl::decide(PeerId peer, const Message& message) {
+  Member member = std::move(undecided_.at(peer).member);
+  undecided_.erase(peer);
+  if (message.type != Want::kType)
+    throw Error(Errc::BadFormat, "a receiver sent a message '" + message.type +
+                                     "' before it said which part it takes");
+  member.shard = std::make_unique<Shard>(read_layout(message), subscriber_.layout());
+  members_.emplace(peer, std::move(member));
+}
+
+// They would keep places of others.
+void Sender::Impl::send_away_undecided() {
+  for (auto it = undecided_.begin(); it != undecided_.end();) {
+    const auto& [peer, undecided] = *it;
+    if (!undecided.deadline.passed()) {
+      ++it;
+      continue;
+    }
+    const std::string why = "it has not said which part it takes";
+    note(undecided.member.who + " is sent away: " + why);
+    listener_.close(peer, why);
+    it = undecided_.erase(it);
   }
 }
 

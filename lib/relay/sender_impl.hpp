@@ -69,6 +69,11 @@ class Sender::Impl {
     [[nodiscard]] bool is_replica() const noexcept { return hello.reduce.has_value(); }
   };
   using Members = std::map<PeerId, Member>;
+  /// Has joined, and has not said which part it takes.
+  struct Undecided {
+    Member member;
+    detail::Deadline deadline;
+  };
 
   [[nodiscard]] Message welcome(std::string_view name) const {
     const Layout& layout = subscriber_.layout();
@@ -99,6 +104,8 @@ class Sender::Impl {
     pump(detail::Deadline(Duration::zero()), [] { return true; });
   }
   void take(const Event& event);
+  void decide(PeerId peer, const Message& message);
+  void send_away_undecided();
   void take_message(PeerId peer, Member& member, const Message& message);
 
   // Groups.
@@ -134,7 +141,7 @@ class Sender::Impl {
   std::optional<Reducer> reducer_;  ///< with replicas
   Watch watch_;
   Members members_;
-  Members undecided_;  ///< joined, and have not said what they want
+  std::map<PeerId, Undecided> undecided_;
   std::uint64_t groups_ = 0;
   std::map<PeerId, Ready> ready_;     ///< of the group being formed
   std::map<PeerId, Answer> answers_;  ///< to the offer being made

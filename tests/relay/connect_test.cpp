@@ -76,6 +76,17 @@ TEST_P(Connects, BySharedMemoryWhereThePublisherIs) {
   expect_versions(connected, model_, 1, 3);
 }
 
+TEST_P(Connects, AgainToATrainerThatTookTheOthersPlace) {
+  Child trainer = publisher();
+  Connected connected = connect(url(), options());
+  expect_versions(connected, model_, 1, 2);
+  trainer.kill();
+  Child successor = publisher();
+  Connected again = connect(url(), options());
+  EXPECT_EQ(again.how(), "shared memory");
+  expect_versions(again, model_, 1, 2);
+}
+
 // Of the sender there is only what it says: that it is on a machine that was booted by itself.
 TEST_P(ConnectsHostMemory, ByARelayWhereTheSenderIsOnAnotherNode) {
   const relay::Welcome welcome{.library = "0.1.0",

@@ -216,6 +216,7 @@ TEST_F(HostileReceiver, IsSentAwayAndDisturbsNobody) {
   expect(sent_away({{"dance", "{}", {}}}), "'dance'");
   expect(sent_away({{"ready", R"({"group":1})", {}}}), "version is no natural number");
   expect(sent_away({{"want", "{}", "no layout"}}, {{"shard", true}}), "layout");
+  expect(sent_away({{"ready", "{}", {}}}, {{"shard", true}}), "before it said which part");
   expect(
       sent_away({to_message(relay::Want{}, plan(std::vector<Parameter>{{"x", Dtype::f32, {1}}}))},
                 {{"shard", true}}),
@@ -232,6 +233,13 @@ TEST_F(HostileReceiver, IsSentAwayAndDisturbsNobody) {
 TEST_F(HostileReceiver, ThatAnswersNothingIsSentAwayAtTheDeadline) {
   model_.publish(pub_, 1);
   EXPECT_NE(sent_away({}).find("no answer in time"), std::string::npos);
+}
+
+// It would keep a place that another receiver could have.
+TEST_F(HostileReceiver, ThatNeverSaysWhichPartItTakesIsSentAwayAtTheDeadline) {
+  model_.publish(pub_, 1);
+  EXPECT_NE(sent_away({}, {{"shard", true}}).find("not said which part it takes"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -233,6 +233,34 @@ TEST_P(Relays, BringOnlyTheShardsThatAreAskedFor) {
   }
 }
 
+TEST_P(Relays, BringShardsWithoutBytesAndThoseWithGapsBetweenParameters) {
+  Publisher pub = trainer();
+  Child send = sender(sending(2));
+  ReceiverOptions nothing = receiving(one_);
+  nothing.only = {{"empty"}};
+  Child first = receiver(nothing);
+  ReceiverOptions gaps = receiving(two_);
+  gaps.layout =
+      plan(std::vector<Parameter>{{"scale", Dtype::f32, {}},
+                                  {"layer.1.q", Dtype::bf16, {1, 3}, {}, Box{{40, 50}, {7, 4}}},
+                                  {"layer.3.q", Dtype::i8, {3999}}});
+  Child second = receiver(gaps);
+  for (const std::uint64_t v : {1U, 2U}) {
+    model_.publish(pub, v);
+    auto sub = Subscriber::attach(one_, {.deadline = kPatience});
+    EXPECT_EQ(sub.wait(exactly(v), kPatience)["empty"].bytes(), 0U);
+    auto other = Subscriber::attach(two_, {.deadline = kPatience});
+    const Lease lease = other.wait(exactly(v), kPatience);
+    const auto expect = [&](const char* parameter, const std::vector<std::byte>& bytes) {
+      const View view = lease[parameter];
+      EXPECT_EQ(Bytes::get(GetParam().to, view.data(), view.bytes()), bytes) << parameter;
+    };
+    expect("scale", model_.bytes_of(model_.layout.at("scale"), v));
+    expect("layer.3.q", model_.bytes_of(model_.layout.at("layer.3.q"), v));
+    expect("layer.1.q", part_of(model_.bytes_of(model_.layout.at("layer.1.q"), v), 50, 7, 1, 4, 3));
+  }
+}
+
 TEST_P(Relays, GoOnWithoutAReceiverThatIsKilledAndTakeItsSuccessor) {
   Publisher pub = trainer();
   Child send = sender(sending(2));
@@ -320,6 +348,23 @@ TEST_P(Relays, PassOverAReceiverWhoseSubscribersHoldOn) {
   EXPECT_EQ(far_.wrong(sub.wait(newer_than(1), kPatience), 3), 0U);
 }
 
+// The records of version 3 lie where version 1's are: there are places for two versions.
+TEST_P(Relays, WaitForReadersOfAVersionWhoseRecordsTheNextOneTakes) {
+  Publisher pub = trainer();
+  Child send = sender(sending());
+  ReceiverOptions options = receiving(one_);
+  options.mode = Mode::double_buffered;
+  Child first = receiver(options);
+  model_.publish(pub, 1);
+  auto sub = Subscriber::attach(one_, {.deadline = kPatience});
+  std::optional<Lease> held = sub.wait(exactly(1), kPatience);
+  model_.publish(pub, 3, {.version = 3});
+  EXPECT_THROWS(ReleaseWanted, "", (void)sub.wait(newer_than(1), kPatience));
+  EXPECT_EQ(far_.wrong(*held), 0U);
+  held.reset();
+  expect_version(one_, 3);
+}
+
 TEST_P(Relays, FeedStreamingPublications) {
   Publisher pub = trainer();
   Child send = sender(sending(1));
@@ -401,6 +446,37 @@ TEST_P(Relays, AreAnUpdateGroupToEnginesThatKnowThreeCalls) {
   EXPECT_EQ(alone.wait(), 0);
 }
 
+TEST_P(Relays, AreAnUpdateGroupToATrainerThatStartsAgain) {
+  std::optional<Publisher> pub = trainer();
+  Child send = sender(sending(1));
+  Child engine([&] {
+    separate_node("engine");
+    const std::size_t colon = address_.find(':');
+    auto group = relay::UpdateGroup::init(
+        {.address = address_.substr(0, colon),
+         .port = static_cast<std::uint16_t>(std::stoi(address_.substr(colon + 1))),
+         .name = name_,
+         .rank_offset = 1,
+         .world_size = 2,
+         .timeout = kPatience,
+         .receiver = {.as = one_, .memory = Memory{GetParam().to}}});
+    updated_.poke();
+    for (const std::uint64_t v : {7U, 1U}) {  // then it counts anew
+      EXPECT_EQ(group.update(kPatience), v);
+      EXPECT_EQ(far_.wrong(group.version(), v), 0U);
+      updated_.poke();
+    }
+    return 0;
+  });
+  ASSERT_TRUE(updated_.wait());
+  model_.publish(*pub, 7, {.version = 7});
+  ASSERT_TRUE(updated_.wait());
+  pub.reset();
+  pub = trainer();
+  model_.publish(*pub, 1);
+  EXPECT_EQ(engine.wait(), 0);
+}
+
 TEST_P(Relays, ReachOneNodeThroughAnother) {
   Publisher pub = trainer();
   Child send = sender(sending());
@@ -477,6 +553,11 @@ TEST_F(RelayErrors, OfASenderNameWhatDoesNotFit) {
   const Sender taken(name_);
   EXPECT_THROWS(System, "in use", Sender(name_, {.listen = taken.address()}));
   EXPECT_THROWS(InvalidArgument, "secret", Sender(name_, {.listen = "0.0.0.0:0"}));
+}
+
+TEST_F(RelayErrors, OfForcedNcclComeWhereBytesAreNotInGpuMemory) {
+  Publisher pub = Publisher::create(name_, model_.layout);
+  EXPECT_THROWS(InvalidArgument, "NCCL", Sender(name_, {.engine = EngineKind::nccl}));
 }
 
 TEST_F(RelayErrors, OfALostSenderComeWhenItStaysAway) {

@@ -1,0 +1,337 @@
+// handles, on the host: what handing weights over costs with an object of shared memory per tensor,
+// beside Tenon's way, in the same rounds.
+//
+//   R3  an object per tensor: opened, mapped, unmapped, every step
+//   R4  a record per tensor, the objects mapped once and kept
+//   R5  an object per flat bucket: opened, mapped, unmapped, every step
+//   R6  Tenon: parameters that live in the slots, sealed and adopted; the reader spins, or sleeps
+//   R7  Tenon: gathered, then adopted
+//
+// Timed by CLOCK_MONOTONIC from the trainer's first call to the moment at which the engine can have
+// the pointer of any tensor; the rows "touched" end when it has read a byte of each. R3 to R5 are
+// treated kindly: the trainer's tensors live in the objects, their names are known before, one
+// message per step, and the copy into R5's buckets is not counted. The model's dimensions are
+// divided, so that all of it fits: what is measured does not depend on the bytes, but for R7.
+//
+// Every tensor begins with a stamp of the round, which is compared outside the timed part.
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <tenon/publisher.hpp>
+#include <tenon/subscriber.hpp>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "child.hpp"
+#include "payload.hpp"
+#include "report.hpp"
+
+namespace tenon::bench {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr std::uint64_t kShrink = 24;
+constexpr std::size_t kWarmUp = 3;
+constexpr std::size_t kRounds = 30;
+
+enum Way : std::size_t { kR3, kR4, kR5, kR6Spinning, kR6Asleep, kR7, kWays };
+constexpr std::array<const char*, kWays> kNames{"R3 an object per tensor, opened every step",
+                                                "R4 a record per tensor, mappings kept",
+                                                "R5 an object per bucket, opened every step",
+                                                "R6 adopt, spinning",
+                                                "R6 adopt, asleep",
+                                                "R7 gather and adopt, spinning"};
+
+using Stamp = std::uint64_t;
+Stamp stamp_of(std::uint64_t round, std::size_t i) {
+  return (round * 1'000'003 + i) * 0x9E3779B97F4A7C15U;
+}
+
+/// A mapping of a whole object.
+class Mapped {
+ public:
+  Mapped(int folder, const std::string& name, std::uint64_t bytes, int flags) : bytes_(bytes) {
+    const int fd = ::openat(folder, name.c_str(), flags | O_RDWR | O_CLOEXEC, 0600);
+    if (fd < 0) throw SystemError(errno, "opening object " + name);
+    if ((flags & O_CREAT) != 0 && ::ftruncate(fd, static_cast<off_t>(bytes)) != 0)
+      throw SystemError(errno, "sizing object " + name);
+    void* const at = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    ::close(fd);
+    if (at == MAP_FAILED) throw SystemError(errno, "mapping object " + name);
+    data_ = static_cast<std::byte*>(at);
+  }
+  Mapped(Mapped&& other) noexcept
+      : bytes_(other.bytes_), data_(std::exchange(other.data_, nullptr)) {}
+  Mapped& operator=(Mapped&&) = delete;
+  ~Mapped() {
+    if (data_ != nullptr) (void)::munmap(data_, bytes_);
+  }
+  [[nodiscard]] std::byte* data() const noexcept { return data_; }
+
+ private:
+  std::uint64_t bytes_;
+  std::byte* data_ = nullptr;
+};
+
+/// Objects in a folder of /dev/shm, which goes with this object.
+class Objects {
+ public:
+  Objects(std::string folder, const std::vector<std::uint64_t>& bytes)
+      : path_("/dev/shm/" + std::move(folder)), bytes_(bytes) {
+    std::filesystem::create_directory(path_);
+    fd_ = ::open(path_.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (fd_ < 0) throw SystemError(errno, "opening " + path_);
+    for (std::size_t i = 0; i < bytes.size(); ++i) own_.push_back(map(i, O_CREAT | O_EXCL));
+  }
+  Objects(const Objects&) = delete;
+  Objects& operator=(const Objects&) = delete;
+  ~Objects() {
+    ::close(fd_);
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  [[nodiscard]] std::size_t size() const noexcept { return bytes_.size(); }
+  /// As the trainer has it.
+  [[nodiscard]] std::byte* operator[](std::size_t i) const noexcept { return own_[i].data(); }
+  [[nodiscard]] Mapped map(std::size_t i, int flags = 0) const {
+    return {fd_, std::to_string(i), bytes_[i], flags};
+  }
+
+ private:
+  std::string path_;
+  std::vector<std::uint64_t> bytes_;
+  int fd_ = -1;
+  std::vector<Mapped> own_;
+};
+
+struct Board {
+  Turn armed;   // the engine waits for that step
+  Turn sent;    // R3 to R5: the message
+  Turn usable;  // the engine has it
+  Turn done;    // and has looked
+  std::uint64_t usable_at = 0, touched_at = 0;
+  std::uint64_t wrong[kWays] = {};
+};
+
+class Handles {
+ public:
+  Handles(const Options& options, Report& report)
+      : options_(options),
+        report_(report),
+        layout_(plan_with_buckets(scaled_model(options.model, shrink(), options.layers),
+                                  natural_buckets(options.model))),
+        tensors_(options.name_prefix + ".tensors", tensor_bytes()),
+        buckets_(options.name_prefix + ".buckets", bucket_bytes()),
+        payload_(layout_) {
+    report_.set_option("model", {{"model", options.model},
+                                 {"shrink", shrink()},
+                                 {"tensors", layout_.size()},
+                                 {"buckets", layout_.bucket_count()},
+                                 {"bytes", layout_.payload_bytes()}});
+  }
+
+  void run() {
+    Family family;
+    family.fork([this] { engine(); });
+    if (options_.pin) pin_to(0);
+    Publisher publisher =
+        Publisher::create(options_.publication(0), layout_, {.mode = Mode::in_place, .threads = 1});
+    std::array<Samples, kWays> usable, touched;
+    std::uint64_t step = 0;
+    for (std::size_t round = 1; round <= rounds(); ++round) {
+      for (std::size_t way = 0; way < kWays; ++way) {
+        const std::function<void()> hand_over = prepare(static_cast<Way>(way), round, publisher);
+        board_->armed.await(++step, 0ns, [&] { family.check(); });
+        std::this_thread::sleep_for(1ms);  // it is in its wait, or asleep there
+        const std::uint64_t from = monotonic_ns();
+        hand_over();
+        if (way <= kR5) board_->sent.set(step);
+        board_->usable.await(step, 0ns, [&] { family.check(); });
+        board_->done.await(step, 0ns, [&] { family.check(); });
+        if (round <= options_.warm_up(kWarmUp)) continue;
+        usable[way].add_ns(from, board_->usable_at);
+        touched[way].add_ns(from, board_->touched_at);
+      }
+    }
+    family.join();
+    add_results(usable, touched);
+  }
+
+ private:
+  [[nodiscard]] std::uint64_t shrink() const {
+    return options_.shrink > 1 ? options_.shrink : kShrink;
+  }
+  [[nodiscard]] std::size_t rounds() const {
+    return options_.warm_up(kWarmUp) + options_.samples(kRounds);
+  }
+  [[nodiscard]] std::vector<std::uint64_t> tensor_bytes() const {
+    std::vector<std::uint64_t> bytes;
+    for (std::size_t i = 0; i < layout_.size(); ++i)
+      bytes.push_back(std::max<std::uint64_t>(layout_[i].bytes, sizeof(Stamp)));
+    return bytes;
+  }
+  [[nodiscard]] std::vector<std::uint64_t> bucket_bytes() const {
+    std::vector<std::uint64_t> bytes;
+    for (std::size_t b = 0; b < layout_.bucket_count(); ++b)
+      bytes.push_back(layout_.bucket_bytes(b));
+    return bytes;
+  }
+  [[nodiscard]] bool is_stamped(std::size_t i) const { return layout_[i].bytes >= sizeof(Stamp); }
+  /// Stamps every tensor where `data_of(i)` says that it is.
+  template <class DataOf>
+  void stamp(std::uint64_t round, const DataOf& data_of) const {
+    for (std::size_t i = 0; i < layout_.size(); ++i) {
+      const Stamp value = stamp_of(round, i);
+      if (is_stamped(i)) std::memcpy(data_of(i), &value, sizeof(value));
+    }
+  }
+  template <class DataOf>
+  [[nodiscard]] std::uint64_t count_wrong(std::uint64_t round, const DataOf& data_of) const {
+    std::uint64_t wrong = 0;
+    for (std::size_t i = 0; i < layout_.size(); ++i) {
+      const Stamp value = stamp_of(round, i);
+      if (is_stamped(i) && std::memcmp(data_of(i), &value, sizeof(value)) != 0) ++wrong;
+    }
+    return wrong;
+  }
+
+  // --- The trainer ---
+
+  /// Writes this round's tensors; what it returns is timed.
+  std::function<void()> prepare(Way way, std::uint64_t round, Publisher& publisher) {
+    switch (way) {
+      case kR3:
+      case kR4:
+        stamp(round, [&](std::size_t i) { return tensors_[i]; });
+        return [] {};
+      case kR5:
+        stamp(round,
+              [&](std::size_t i) { return buckets_[layout_[i].bucket] + layout_[i].offset; });
+        return [] {};
+      case kR7:
+        stamp(round, [&](std::size_t i) {
+          return static_cast<std::byte*>(const_cast<void*>(payload_.sources()[i].data));
+        });
+        return [&] { publisher.publish(payload_.sources()); };
+      default:
+        break;
+    }
+    update_.emplace(publisher.begin());
+    std::vector<std::byte*> slots;
+    for (std::size_t b = 0; b < layout_.bucket_count(); ++b) slots.push_back(update_->open(b));
+    stamp(round, [&](std::size_t i) { return slots[layout_[i].bucket] + layout_[i].offset; });
+    return [&] {
+      for (std::size_t b = 0; b < layout_.bucket_count(); ++b) update_->seal(b);
+      update_->commit();
+      update_.reset();
+    };
+  }
+
+  // --- The engine ---
+
+  void engine() {
+    if (options_.pin) pin_to(1);
+    const Duration spin = usable_cpus().size() < 2 ? Duration::zero() : Duration(1s);
+    const auto attach = [&](Duration how) {
+      return Subscriber::attach(options_.publication(0), {.deadline = kPatience, .spin = how});
+    };
+    Subscriber spinning = attach(spin);
+    Subscriber sleeping = attach(Duration::zero());
+    std::vector<Mapped> kept;
+    for (std::size_t i = 0; i < tensors_.size(); ++i) kept.push_back(tensors_.map(i));
+    std::uint64_t step = 0;
+    std::uint64_t version = 0;
+    for (std::size_t round = 1; round <= rounds(); ++round) {
+      for (std::size_t way = 0; way < kWays; ++way) {
+        board_->armed.set(++step);
+        if (way > kR5) {
+          Subscriber& subscriber = way == kR6Asleep ? sleeping : spinning;
+          const Lease lease = subscriber.wait(newer_than(version), kPatience);
+          version = lease.version();
+          finish(way, step, round, [&](std::size_t i) { return lease[i].data(); });
+          continue;
+        }
+        board_->sent.await(step, spin);
+        if (way == kR4) {
+          finish(way, step, round, [&](std::size_t i) { return kept[i].data(); });
+        } else {
+          const Objects& objects = way == kR3 ? tensors_ : buckets_;
+          std::vector<Mapped> opened;
+          opened.reserve(objects.size());
+          for (std::size_t k = 0; k < objects.size(); ++k) opened.push_back(objects.map(k));
+          finish(way, step, round, [&](std::size_t i) {
+            return way == kR3 ? opened[i].data()
+                              : opened[layout_[i].bucket].data() + layout_[i].offset;
+          });
+        }
+      }
+    }
+  }
+  template <class DataOf>
+  void finish(std::size_t way, std::uint64_t step, std::uint64_t round, const DataOf& data_of) {
+    board_->usable_at = monotonic_ns();
+    for (std::size_t i = 0; i < layout_.size(); ++i)
+      (void)*static_cast<const volatile std::byte*>(data_of(i));
+    board_->touched_at = monotonic_ns();
+    board_->usable.set(step);
+    board_->wrong[way] += count_wrong(round, data_of);
+    board_->done.set(step);
+  }
+
+  void add_results(const std::array<Samples, kWays>& usable,
+                   const std::array<Samples, kWays>& touched) {
+    for (std::size_t way = 0; way < kWays; ++way) {
+      const std::uint64_t bytes = way == kR7 ? layout_.payload_bytes() : 0;
+      report_.add(Row{.name = kNames[way],
+                      .bytes = bytes,
+                      .tensors = layout_.size(),
+                      .samples = usable[way],
+                      .wrong = board_->wrong[way]});
+      report_.add(Row{.name = std::string(kNames[way]) + ": touched",
+                      .bytes = bytes,
+                      .tensors = layout_.size(),
+                      .samples = touched[way]});
+    }
+    const auto ratio = [&](const char* name, const std::array<Samples, kWays>& of, Way a, Way b,
+                           std::optional<Target> target) {
+      report_.add(Figure{name, of[a].p50() / of[b].p50(), "", target});
+    };
+    const bool headline = options_.model == "qwen3-30b-a3b" && !options_.layers;
+    const auto target = [&](double least) {
+      return headline ? std::optional(at_least(least)) : std::nullopt;
+    };
+    ratio("R3 / R6, spinning", usable, kR3, kR6Spinning, target(10'000));
+    ratio("R3 / R6, asleep", usable, kR3, kR6Asleep, target(300));
+    ratio("R3 / R6, spinning, a byte of each touched", touched, kR3, kR6Spinning, {});
+    ratio("R5 / R6, spinning", usable, kR5, kR6Spinning, {});
+  }
+
+  const Options& options_;
+  Report& report_;
+  Layout layout_;
+  Objects tensors_;
+  Objects buckets_;
+  Payload payload_;
+  std::optional<Publisher::Update> update_;
+  Shared<Board> board_;
+};
+
+}  // namespace
+
+nlohmann::json run_handles(const Options& options) {
+  Report report("handles", options);
+  say("handles every step, against adopting");
+  Handles(options, report).run();
+  return std::move(report).json();
+}
+
+}  // namespace tenon::bench
