@@ -76,6 +76,7 @@ void Report::add(const Row& row) {
     j["p90_us"] = row.samples.at(0.9);
     j["p99_us"] = row.samples.at(0.99);
     j["max_us"] = row.samples.at(1);
+    j["all_us"] = row.samples.values();
     if (row.bytes > 0) j["gb_per_s"] = static_cast<double>(row.bytes) / 1e3 / row.samples.p50();
   }
   if (!row.gpu.is_null()) j["gpu"] = row.gpu;

@@ -82,11 +82,6 @@ class WithoutGpu(unittest.TestCase):
             self.assertEqual(done.returncode, 1)
             self.assertIn("no GPU can be used here", done.stderr)
 
-    def test_handles_need_gpu_memory(self):
-        done = self.run_bench("handles")
-        self.assertEqual(done.returncode, 2)
-        self.assertIn("--memory cuda", done.stderr)
-
     def test_memory_that_is_none(self):
         for memory in ("gpu", "cuda:", "cuda:x", "cuda:-1"):
             done = self.run_bench("gather", "--memory", memory)

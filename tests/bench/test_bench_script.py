@@ -1,0 +1,87 @@
+"""scripts/bench and bench/plot: that everything runs, and that a wrong byte or a failure is told."""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+SOURCE = pathlib.Path(__file__).resolve().parents[2]
+
+
+def bench(*arguments):
+    return subprocess.run([sys.executable, SOURCE / "scripts/bench", *arguments], capture_output=True, text=True)
+
+
+class ScriptsBench(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def program(self, script):
+        """In tenon-bench's place."""
+        path = self.folder / "tenon-bench"
+        path.write_text("#!/usr/bin/env python3\nimport json, sys\n" + script)
+        path.chmod(0o755)
+        return str(path)
+
+    def result(self, name, **medians):
+        path = self.folder / name
+        path.write_text(json.dumps({"rows": [{"name": row, "p50_us": p50, "p90_us": p90}
+                                             for row, (p50, p90) in medians.items()]}))
+        return str(path)
+
+    def test_quick_measures_every_scenario_and_no_byte_is_wrong(self):
+        ran = bench("--quick", "--program", os.environ["TENON_BENCH"], "--out", str(self.folder))
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+        self.assertIn(" 0 failed, 0 tensors wrong", ran.stdout)
+        for row in ("memcpy, all threads", "publish (gather, warm slots)", "R3 an object per tensor", "R6 adopt, spinning"):
+            self.assertIn(row, ran.stdout)
+        data = json.loads((self.folder / "handles-llama-3.2-1b.json").read_text())
+        self.assertEqual(data["command"][:2], ["tenon-bench", "handles"])
+        self.assertIn("cpu", data["machine"])
+        for row in data["rows"]:
+            self.assertEqual(len(row["all_us"]), row["samples"])
+
+    def test_a_wrong_byte_or_a_failure_is_an_exit_status(self):
+        script = """
+if "--help" in sys.argv: print("gather handles attach wake handoff relay reduce"); sys.exit()
+row = dict(name="R1", bytes=1, tensors=1, samples=1, wrong=WRONG, p50_us=1, p90_us=1, p99_us=1)
+json.dump({"scenario": sys.argv[1], "options": {}, "rows": [row], "ratios": {}}, open(sys.argv[-1], "w"))
+sys.exit(STATUS)
+"""
+        for wrong, status, expected in (("0", "0", 0), ("1", "0", 1), ("0", "1", 1)):
+            ran = bench("--quick", "--out", str(self.folder), "--program",
+                        self.program(script.replace("WRONG", wrong).replace("STATUS", status)))
+            self.assertEqual(ran.returncode, expected, ran.stdout + ran.stderr)
+
+    def test_compare_prints_what_moved_beyond_the_noise(self):
+        a = self.result("a.json", same=(100, 120), faster=(100, 101), noisy=(100, 160), gone=(1, 1))
+        b = self.result("b.json", same=(104, 120), faster=(80, 81), noisy=(150, 160), fresh=(1, 1))
+        ran = bench("--compare", a, b)
+        self.assertEqual(ran.returncode, 0, ran.stderr)
+        self.assertIn("faster: faster: 100.00 -> 80.00 us (x 0.80", ran.stdout)
+        self.assertIn("gone: gone", ran.stdout)
+        self.assertIn("new: fresh", ran.stdout)
+        self.assertIn("1 of 4 rows moved", ran.stdout)
+        self.assertNotIn("same", ran.stdout)
+        self.assertNotIn("noisy", ran.stdout)
+
+    def test_figures_are_drawn_of_the_committed_results(self):
+        for python in (sys.executable, "/usr/bin/python3"):
+            if subprocess.run([python, "-c", "import matplotlib"], capture_output=True).returncode == 0:
+                break
+        else:
+            self.skipTest("no matplotlib")
+        results = sorted(str(path) for path in (SOURCE / "bench/results").glob("h200-*.json"))
+        subprocess.run([python, SOURCE / "bench/plot", "--out", str(self.folder), *results], check=True,
+                       capture_output=True)
+        for name in ("step.svg", "gather.svg", "adopt.svg"):
+            self.assertIn("<svg", (self.folder / name).read_text())
+            self.assertTrue((SOURCE / "docs/figures" / name).exists())
+
+
+if __name__ == "__main__":
+    unittest.main()
