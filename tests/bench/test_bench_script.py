@@ -57,6 +57,13 @@ sys.exit(STATUS)
                         self.program(script.replace("WRONG", wrong).replace("STATUS", status)))
             self.assertEqual(ran.returncode, expected, ran.stdout + ran.stderr)
 
+    def test_an_earlier_result_is_not_taken_for_that_of_a_run_that_failed(self):
+        (self.folder / "wake.json").write_text(json.dumps({"rows": [], "ratios": {}}))
+        script = """print("gather handles attach wake handoff relay reduce"); sys.exit("--help" not in sys.argv)"""
+        ran = bench("--quick", "--out", str(self.folder), "--program", self.program(script))
+        self.assertEqual(ran.returncode, 1)
+        self.assertIn("bench: 0 runs in", ran.stdout)
+
     def test_compare_prints_what_moved_beyond_the_noise(self):
         a = self.result("a.json", same=(100, 120), faster=(100, 101), noisy=(100, 160), gone=(1, 1))
         b = self.result("b.json", same=(104, 120), faster=(80, 81), noisy=(150, 160), fresh=(1, 1))
