@@ -136,6 +136,31 @@ void kill_exporter(Role& role) {
   for (;;) ::pause();
 }
 
+// --- Parts that questions have in common ---
+
+void share(Role& me, std::size_t bytes, int value) {
+  me.board().memory = handle_of(allocate(bytes, value));
+  me.reach(1);
+}
+/// Shares memory until step 2.
+Part shares(std::size_t bytes, int value) {
+  return [=](Role& me) {
+    share(me, bytes, value);
+    me.await(2);
+  };
+}
+Part shares_until_killed(std::size_t bytes, int value) {
+  return [=](Role& me) {
+    share(me, bytes, value);
+    wait_for_death();
+  };
+}
+/// Makes a context, and waits until something is shared.
+void come_second(Role& me) {
+  must(cudaFree(nullptr), "cudaFree");
+  me.await(1);
+}
+
 // --- Questions ---
 
 Json device() {
@@ -272,8 +297,7 @@ Json handles() {
         me.await(2);
       },
       [](Role& me) {
-        must(cudaFree(nullptr), "cudaFree");
-        me.await(1);
+        come_second(me);
         char* memory = nullptr;
         me.note("open of an inner pointer's handle", code(open(me.board().memory, &memory)));
         const auto [base, size] = range_of(memory);
@@ -294,36 +318,28 @@ Json handles() {
       });
 }
 
-/// Of a handle with one byte changed, per place: one process each, as it may be broken by it.
+/// Of a handle with one bit changed, in each of its bytes.
 Json garbage() {
-  return ask(
-      [](Role& me) {
-        char* const memory = allocate(4 * kMiB, 7);
-        me.board().memory = handle_of(memory);
-        me.reach(1);
-        me.await(2);
-      },
-      [](Role& me) {
-        must(cudaFree(nullptr), "cudaFree");
-        me.await(1);
-        char* memory = nullptr;
-        cudaIpcMemHandle_t handle{};
-        me.note("zeros", code(open(handle, &memory)));
-        std::memset(&handle, 0xFF, sizeof(handle));
-        me.note("ones", code(open(handle, &memory)));
-        me.note("a handle", hex_of(me.board().memory));
-        me.note("its exporter's pid", me.board().exporter_pid.load());
-        for (std::size_t i = 0; i < sizeof(handle); ++i) {
-          handle = me.board().memory;
-          handle.reserved[i] = static_cast<char>(handle.reserved[i] ^ 0x01);
-          const cudaError_t error = open(handle, &memory);
-          me.note("bit changed in byte " + std::to_string(i), code(error));
-          if (error == cudaSuccess) (void)cudaIpcCloseMemHandle(memory);
-        }
-        me.note("a good one then", code(open(me.board().memory, &memory)));
-        me.note("its byte", look(memory));
-        me.reach(2);
-      });
+  return ask(shares(4 * kMiB, 7), [](Role& me) {
+    come_second(me);
+    char* memory = nullptr;
+    cudaIpcMemHandle_t handle{};
+    me.note("zeros", code(open(handle, &memory)));
+    std::memset(&handle, 0xFF, sizeof(handle));
+    me.note("ones", code(open(handle, &memory)));
+    me.note("a handle", hex_of(me.board().memory));
+    me.note("its exporter's pid", me.board().exporter_pid.load());
+    for (std::size_t i = 0; i < sizeof(handle); ++i) {
+      handle = me.board().memory;
+      handle.reserved[i] = static_cast<char>(handle.reserved[i] ^ 0x01);
+      const cudaError_t error = open(handle, &memory);
+      me.note("bit changed in byte " + std::to_string(i), code(error));
+      if (error == cudaSuccess) (void)cudaIpcCloseMemHandle(memory);
+    }
+    me.note("a good one then", code(open(me.board().memory, &memory)));
+    me.note("its byte", look(memory));
+    me.reach(2);
+  });
 }
 
 Json kinds() {
@@ -383,8 +399,7 @@ Json stale() {
         me.await(4);
       },
       [](Role& me) {
-        must(cudaFree(nullptr), "cudaFree");
-        me.await(1);
+        come_second(me);
         char* memory = nullptr;
         me.note("open of what is freed", code(open(me.board().memory, &memory)));
         me.reach(2);
@@ -420,8 +435,7 @@ Json freed_while_open() {
         me.note("what is new still reads", look(again));
       },
       [](Role& me) {
-        must(cudaFree(nullptr), "cudaFree");
-        me.await(1);
+        come_second(me);
         char* const memory = must_open(me.board().memory);
         me.note("reads before", look(memory));
         me.reach(2);
@@ -445,51 +459,35 @@ Json freed_while_open() {
 }
 
 Json killed_while_open() {
-  return ask(
-      [](Role& me) {
-        char* const memory = allocate(kGiB, 7);
-        me.board().memory = handle_of(memory);
-        me.reach(1);
-        wait_for_death();
-      },
-      [](Role& me) {
-        must(cudaFree(nullptr), "cudaFree");
-        me.await(1);
-        char* memory = must_open(me.board().memory);
-        const double before = free_mib();
-        kill_exporter(me);
-        me.note("reads at once", look(memory));
-        std::vector<double> freed;
-        for (int i = 0; i < 5; ++i, sleep_ms(200)) freed.push_back(free_mib() - before);
-        me.note("MiB that came free, every 200 ms", freed);
-        me.note("reads after a second", look(memory));
-        char* again = nullptr;
-        const cudaError_t error = open(me.board().memory, &again);
-        me.note("open again while open", code(error));
-        if (error == cudaSuccess) must(cudaIpcCloseMemHandle(again), "close");
-        me.note("close", code(cudaIpcCloseMemHandle(memory)));
-        me.note("MiB that came free with the close", free_mib() - before);
-        me.note("open behind the close", code(open(me.board().memory, &again)));
-      });
+  return ask(shares_until_killed(kGiB, 7), [](Role& me) {
+    come_second(me);
+    char* memory = must_open(me.board().memory);
+    const double before = free_mib();
+    kill_exporter(me);
+    me.note("reads at once", look(memory));
+    std::vector<double> freed;
+    for (int i = 0; i < 5; ++i, sleep_ms(200)) freed.push_back(free_mib() - before);
+    me.note("MiB that came free, every 200 ms", freed);
+    me.note("reads after a second", look(memory));
+    char* again = nullptr;
+    const cudaError_t error = open(me.board().memory, &again);
+    me.note("open again while open", code(error));
+    if (error == cudaSuccess) must(cudaIpcCloseMemHandle(again), "close");
+    me.note("close", code(cudaIpcCloseMemHandle(memory)));
+    me.note("MiB that came free with the close", free_mib() - before);
+    me.note("open behind the close", code(open(me.board().memory, &again)));
+  });
 }
 
 Json killed_before_open() {
-  return ask(
-      [](Role& me) {
-        char* const memory = allocate(4 * kMiB, 7);
-        me.board().memory = handle_of(memory);
-        me.reach(1);
-        wait_for_death();
-      },
-      [](Role& me) {
-        must(cudaFree(nullptr), "cudaFree");
-        me.await(1);
-        kill_exporter(me);
-        char* memory = nullptr;
-        me.note("open at once", code(open(me.board().memory, &memory)));
-        sleep_ms(500);
-        me.note("open after half a second", code(open(me.board().memory, &memory)));
-      });
+  return ask(shares_until_killed(4 * kMiB, 7), [](Role& me) {
+    come_second(me);
+    kill_exporter(me);
+    char* memory = nullptr;
+    me.note("open at once", code(open(me.board().memory, &memory)));
+    sleep_ms(500);
+    me.note("open after half a second", code(open(me.board().memory, &memory)));
+  });
 }
 
 /// A dead publisher's kernel: how long it goes on, and whether what is behind it runs.
@@ -724,8 +722,7 @@ Json broken(cudaError_t (*launch)(cudaStream_t)) {
         me.await(4);
       },
       [](Role& me) {
-        must(cudaFree(nullptr), "cudaFree");
-        me.await(1);
+        come_second(me);
         char* const memory = must_open(me.board().memory);
         me.note("reads before", look(memory));
         me.reach(2);
@@ -778,64 +775,50 @@ void open_as_another(Role& me, const std::string& who, pid_t pid = 0) {
 
 /// From another pid namespace, with a /proc of its own: CUDA does not start with another's.
 Json pid_namespace() {
-  return ask(
-      [](Role& me) {
-        char* const memory = allocate(4 * kMiB, 7);
-        me.board().memory = handle_of(memory);
-        me.reach(1);
-        me.await(2);
-      },
-      [](Role& me) {
-        me.await(1);
-        if (::unshare(CLONE_NEWPID | CLONE_NEWNS) != 0 ||
-            ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
-          me.note("namespaces", std::strerror(errno));
-          me.reach(2);
-          return;
-        }
-        const pid_t first = ::fork();  // pid 1 there, which uses no CUDA
-        if (first == 0) {
-          if (::mount("proc", "/proc", "proc", 0, nullptr) != 0)
-            me.note("a /proc", std::strerror(errno));
-          me.note("the exporter's pid, where it is", me.board().exporter_pid.load());
-          open_as_another(me, "another pid");
-          open_as_another(me, "the exporter's pid", me.board().exporter_pid);
-          ::_exit(0);
-        }
-        ::waitpid(first, nullptr, 0);
-        me.reach(2);
-      });
+  return ask(shares(4 * kMiB, 7), [](Role& me) {
+    me.await(1);
+    if (::unshare(CLONE_NEWPID | CLONE_NEWNS) != 0 ||
+        ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
+      me.note("namespaces", std::strerror(errno));
+      me.reach(2);
+      return;
+    }
+    const pid_t first = ::fork();  // pid 1 there, which uses no CUDA
+    if (first == 0) {
+      if (::mount("proc", "/proc", "proc", 0, nullptr) != 0)
+        me.note("a /proc", std::strerror(errno));
+      me.note("the exporter's pid, where it is", me.board().exporter_pid.load());
+      open_as_another(me, "another pid");
+      open_as_another(me, "the exporter's pid", me.board().exporter_pid);
+      ::_exit(0);
+    }
+    ::waitpid(first, nullptr, 0);
+    me.reach(2);
+  });
 }
 
 /// Whether what is mapped from elsewhere is read as fast as one's own.
 Json speed() {
-  return ask(
-      [](Role& me) {
-        char* const memory = allocate(4 * kGiB, 7);
-        me.board().memory = handle_of(memory);
-        me.reach(1);
-        me.await(2);
-      },
-      [](Role& me) {
-        char* const own = allocate(4 * kGiB);
-        char* const to = allocate(4 * kGiB);
-        me.await(1);
-        const char* const theirs = must_open(me.board().memory);
-        const cudaStream_t stream = make_stream();
-        const auto copy = [&](const char* from) {
-          std::vector<double> times;
-          for (int i = 0; i < 11; ++i) {
-            times.push_back(took_ms([&] {
-              must(cudaMemcpyAsync(to, from, 4 * kGiB, cudaMemcpyDeviceToDevice, stream), "copy");
-              must(cudaStreamSynchronize(stream), "synchronize");
-            }));
-          }
-          return median(times);
-        };
-        me.note("ms to copy 4 GiB of its own", copy(own));
-        me.note("ms to copy 4 GiB of another process", copy(theirs));
-        me.reach(2);
-      });
+  return ask(shares(4 * kGiB, 7), [](Role& me) {
+    char* const own = allocate(4 * kGiB);
+    char* const to = allocate(4 * kGiB);
+    me.await(1);
+    const char* const theirs = must_open(me.board().memory);
+    const cudaStream_t stream = make_stream();
+    const auto copy = [&](const char* from) {
+      std::vector<double> times;
+      for (int i = 0; i < 11; ++i) {
+        times.push_back(took_ms([&] {
+          must(cudaMemcpyAsync(to, from, 4 * kGiB, cudaMemcpyDeviceToDevice, stream), "copy");
+          must(cudaStreamSynchronize(stream), "synchronize");
+        }));
+      }
+      return median(times);
+    };
+    me.note("ms to copy 4 GiB of its own", copy(own));
+    me.note("ms to copy 4 GiB of another process", copy(theirs));
+    me.reach(2);
+  });
 }
 
 using Question = std::pair<const char*, Json (*)()>;
