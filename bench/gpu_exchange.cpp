@@ -2,7 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <span>
+#include <string>
+#include <tenon/publisher.hpp>
+#include <tenon/subscriber.hpp>
 #include <thread>
 #include <utility>
 
@@ -83,6 +87,50 @@ void Play::follow(const Follow& follow, std::uint64_t free_before) {
     x.wrong += count_different(expected, follow.look());
     x.done.set(round);
   }
+}
+
+void lead_gathering(Play& play, const Options& options, const Layout& layout, bool changed) {
+  const GpuStream stream(*options.device);
+  GpuPayload payload(options, layout, GpuStorage::Order::shuffled, stream);
+  Publisher publisher =
+      Publisher::create(options.publication(0), layout, {.memory = tenon::cuda(*options.device)});
+  const std::vector<Source> unchanged = payload.unchanged();
+  bool gathers = true;
+  const auto prepare = [&](std::uint64_t round) {
+    gathers = changed || round == 1;
+    if (gathers) payload.stamp(round);
+    return payload.sums();
+  };
+  const auto hand_over = [&] {
+    publisher.publish(gathers ? payload.sources() : unchanged, stream, {.require = 1});
+  };
+  play.lead({prepare, hand_over}, layout.bucket_count());
+}
+
+void follow_holding(Play& play, const Options& options, const Layout& layout, Duration spin) {
+  const GpuStream stream(*options.device);
+  play.await_publication();
+  const std::uint64_t free_before = free_gpu_memory();
+  Subscriber subscriber =
+      Subscriber::attach(options.publication(0), {.deadline = kPatience, .spin = spin});
+  std::optional<GpuSums> sums;
+  std::optional<Lease> lease;
+  std::uint64_t version = 0;
+  const std::string last_name(layout[layout.size() - 1].name);
+  const volatile std::byte* view = nullptr;
+  const auto take = [&] {
+    lease = subscriber.wait(newer_than(version), kPatience);
+    view = (*lease)[last_name].data();
+  };
+  const auto look = [&] {
+    if (!sums) sums.emplace(*options.device, layout.size());
+    version = lease->version();
+    auto got = sums->take(
+        layout, [&](std::size_t i) { return (*lease)[i].data(); }, stream);
+    lease.reset();
+    return got;
+  };
+  play.follow({[] {}, take, look}, free_before);
 }
 
 }  // namespace tenon::bench

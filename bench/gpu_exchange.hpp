@@ -67,4 +67,10 @@ class Play {
   SharedBytes expected_;  ///< a checksum per parameter
 };
 
+/// The trainer of R7: a publication in place, gathered anew in every round; without `changed` in
+/// the first one alone, and then told that no source changed.
+void lead_gathering(Play& play, const Options& options, const Layout& layout, bool changed);
+/// Its engine: has the version and a view of its last parameter.
+void follow_holding(Play& play, const Options& options, const Layout& layout, Duration spin);
+
 }  // namespace tenon::bench

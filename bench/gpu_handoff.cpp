@@ -103,7 +103,7 @@ class GpuHandoff {
   std::optional<Row> adopt(const std::string& name, Duration spin, TrainerBody trainer) {
     return play(
         name, 2 * layout_.payload_bytes(), [&](Play& p) { (this->*trainer)(p); },
-        [&](Play& p) { hold(p, spin); });
+        [&](Play& p) { follow_holding(p, options_, layout_, spin); });
   }
   std::optional<Row> load(const std::string& name, std::uint64_t bytes, TrainerBody trainer,
                           LoadBy how) {
@@ -127,25 +127,8 @@ class GpuHandoff {
     return layout.bucket_count() > kStreamedSlots ? kStreamedSlots : 0;
   }
 
-  void publish(Play& play) { gather(play, true); }
-  void publish_unchanged(Play& play) { gather(play, false); }
-  // Without `changed` the first version only is gathered.
-  void gather(Play& play, bool changed) {
-    const GpuStream stream(*options_.device);
-    GpuPayload payload(options_, layout_, Order::shuffled, stream);
-    Publisher publisher = create(layout_, Mode::in_place);
-    const std::vector<Source> unchanged = payload.unchanged();
-    bool gathers = true;
-    const auto prepare = [&](std::uint64_t round) {
-      gathers = changed || round == 1;
-      if (gathers) payload.stamp(round);
-      return payload.sums();
-    };
-    const auto hand_over = [&] {
-      publisher.publish(gathers ? payload.sources() : unchanged, stream, {.require = 1});
-    };
-    play.lead({prepare, hand_over}, layout_.bucket_count());
-  }
+  void publish(Play& play) { lead_gathering(play, options_, layout_, true); }
+  void publish_unchanged(Play& play) { lead_gathering(play, options_, layout_, false); }
 
   // Writing is not timed. What is written is gathered out of sources that tell what must be there.
   void born_in_slots(Play& play) {
@@ -213,31 +196,6 @@ class GpuHandoff {
     attach_options.deadline = kPatience;
     attach_options.spin = spin;
     return Subscriber::attach(options_.publication(0), attach_options);
-  }
-
-  void hold(Play& play, Duration spin) {
-    const GpuStream stream(*options_.device);
-    play.await_publication();
-    const std::uint64_t free_before = free_gpu_memory();
-    Subscriber subscriber = attach(spin);
-    std::optional<GpuSums> sums;
-    std::optional<Lease> lease;
-    std::uint64_t version = 0;
-    const std::string last_name(layout_[layout_.size() - 1].name);
-    const volatile std::byte* view = nullptr;
-    const auto take = [&] {
-      lease = subscriber.wait(newer_than(version), kPatience);
-      view = (*lease)[last_name].data();
-    };
-    const auto look = [&] {
-      if (!sums) sums.emplace(*options_.device, layout_.size());
-      version = lease->version();
-      auto got = sums->take(
-          layout_, [&](std::size_t i) { return (*lease)[i].data(); }, stream);
-      lease.reset();
-      return got;
-    };
-    play.follow({[] {}, take, look}, free_before);
   }
 
   void take_copies(Play& play, LoadBy how) {

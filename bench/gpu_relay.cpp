@@ -73,7 +73,9 @@ class GpuRelay {
     auto parameters =
         broadcast("R11a NCCL broadcast per parameter, sampled", sampled, by_parameter(sampled));
     const auto adopted = play(
-        "R7 gather and adopt", layout_, [&](Play& p) { publish(p); }, [&](Play& p) { hold(p); });
+        "R7 gather and adopt", layout_,
+        [&](Play& p) { lead_gathering(p, options_, layout_, true); },
+        [&](Play& p) { follow_holding(p, options_, layout_, detail::kDefaultSpin); });
     if (!buckets || !parameters || !adopted) return;
     const double whole = parameters->samples.p50() * static_cast<double>(layout_.size()) /
                          static_cast<double>(sampled.size());
@@ -157,39 +159,6 @@ class GpuRelay {
     play.follow({[&] { storage.poison(); }, [&] { run_pieces(*group, layout, pieces, data_of); },
                  [&] { return sums.take(layout, data_of, stream); }},
                 free_gpu_memory());
-  }
-
-  void publish(Play& play) {
-    const GpuStream stream(*options_.device);
-    GpuPayload payload(options_, layout_, Order::shuffled, stream);
-    Publisher publisher =
-        Publisher::create(options_.publication(0), layout_, {.memory = cuda(*options_.device)});
-    const auto prepare = [&](std::uint64_t round) {
-      payload.stamp(round);
-      return payload.sums();
-    };
-    play.lead({prepare, [&] { publisher.publish(payload.sources(), stream, {.require = 1}); }},
-              layout_.bucket_count());
-  }
-
-  void hold(Play& play) {
-    const GpuStream stream(*options_.device);
-    play.await_publication();
-    const std::uint64_t free_before = free_gpu_memory();
-    Subscriber subscriber = Subscriber::attach(options_.publication(0), {.deadline = kPatience});
-    std::optional<GpuSums> sums;
-    std::optional<Lease> lease;
-    std::uint64_t version = 0;
-    const auto look = [&] {
-      if (!sums) sums.emplace(*options_.device, layout_.size());
-      version = lease->version();
-      auto got = sums->take(
-          layout_, [&](std::size_t i) { return (*lease)[i].data(); }, stream);
-      lease.reset();
-      return got;
-    };
-    play.follow({[] {}, [&] { lease = subscriber.wait(newer_than(version), kPatience); }, look},
-                free_before);
   }
 
   const Options& options_;
