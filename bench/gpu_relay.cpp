@@ -16,7 +16,6 @@
 #include <optional>
 #include <string>
 #include <tenon/plan.hpp>
-#include <tenon/subscriber.hpp>
 #include <utility>
 #include <vector>
 
