@@ -15,12 +15,11 @@
 #include <cstring>
 #include <functional>
 #include <string>
-#include <tenon/model.hpp>
 #include <tenon/plan.hpp>
 #include <tenon/publisher.hpp>
 #include <thread>
 
-#include "machine.hpp"
+#include "fit.hpp"
 #include "payload.hpp"
 #include "plain_copy.hpp"
 #include "report.hpp"
@@ -30,52 +29,12 @@ namespace {
 
 using namespace std::chrono_literals;
 
+constexpr double kCopies = 3.1;  // sources, slots and the plain copy's destination
 constexpr std::size_t kWarmUp = 3;
 constexpr std::size_t kRounds = 30;
 constexpr std::size_t kColdRounds = 3;
 constexpr std::size_t kUnchangedRounds = 1000;
 constexpr auto kGiveBackPause = 5s;
-
-// The model with as many layers as memory allows: sources, slots and the plain copy's destination.
-Layout fitting_layout(const Options& options, Report& report) {
-  const auto whole = model_parameters(options.model, options.layers);
-  const double memory = 0.85 * static_cast<double>(available_memory());
-  const double shm = 0.95 * static_cast<double>(available_shm());
-  Layout layout = plan(whole);
-  const auto fits = [&] {
-    const auto bytes = static_cast<double>(layout.payload_bytes());
-    return 3.1 * bytes < memory && 1.05 * bytes < shm;
-  };
-  if (fits()) return layout;
-  for (std::uint32_t layers = options.layers.value_or(256); layers > 0; --layers) {
-    try {
-      layout = plan(model_parameters(options.model, layers));
-    } catch (const Error&) {
-      continue;  // the model has fewer
-    }
-    if (!fits()) continue;
-    report.note(
-        fmt::format("{} is measured with {} layers only: {:.1f} GiB of memory and {:.1f} GiB of "
-                    "/dev/shm are free",
-                    options.model, layers, memory / 0.85 / (1U << 30U), shm / 0.95 / (1U << 30U)));
-    return layout;
-  }
-  throw Error(Errc::OutOfSpace, "not even one layer of " + options.model + " fits into memory");
-}
-
-// Where a bucket lies, for poisoning and comparing; nobody is attached.
-void poison_slots(Publisher& publisher) {
-  const Layout& layout = publisher.layout();
-  Publisher::Update update = publisher.begin();
-  for (std::size_t b = 0; b < layout.bucket_count(); ++b)
-    std::memset(update.open(b), 0xA5, layout.bucket_bytes(b));
-  update.abort();
-}
-
-std::uint64_t count_different(Publisher& publisher, const Payload& payload) {
-  return payload.count_different(
-      [&](std::size_t i) { return publisher.storage(publisher.layout()[i].name); });
-}
 
 struct Contender {
   Row row;
@@ -87,7 +46,7 @@ class Gather {
   Gather(const Options& options, Report& report)
       : options_(options),
         report_(report),
-        layout_(fitting_layout(options, report)),
+        layout_(plan(fitting_model(options, room_for(kCopies), report))),
         payload_(layout_),
         target_(layout_.payload_bytes()),
         copier_(usable_cpus().size()) {
@@ -123,7 +82,7 @@ class Gather {
       const std::uint64_t t2 = monotonic_ns();
       create_row.samples.add_ns(t0, t1);
       first_row.samples.add_ns(t1, t2);
-      first_row.wrong += count_different(publisher, payload_);
+      first_row.wrong += payload_.count_different(publisher);
     }
     report_.add(create_row);
     report_.add(first_row);
@@ -172,7 +131,7 @@ class Gather {
       const std::uint64_t t1 = monotonic_ns();
       if (counts) c.row.samples.add_ns(t0, t1);
     }
-    all.front().row.wrong += count_different(publisher, payload_);
+    all.front().row.wrong += payload_.count_different(publisher);
   }
 
   // Into poisoned destinations, everything compared.
@@ -182,7 +141,7 @@ class Gather {
       std::memset(target_.data(), 0xA5, target_.size());
       c.run();
       if (&c == &all.front()) {
-        c.row.wrong += count_different(publisher, payload_);
+        c.row.wrong += payload_.count_different(publisher);
       } else if (std::memcmp(target_.data(), payload_.block(), target_.size()) != 0) {
         ++c.row.wrong;
       }
@@ -200,7 +159,7 @@ class Gather {
       const std::uint64_t t1 = monotonic_ns();
       if (i >= warm_up) unchanged_row.samples.add_ns(t0, t1);
     }
-    unchanged_row.wrong = count_different(publisher, payload_);
+    unchanged_row.wrong = payload_.count_different(publisher);
     report_.add(unchanged_row);
   }
 

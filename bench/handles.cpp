@@ -1,6 +1,7 @@
 // handles, on the host: what handing weights over costs with an object of shared memory per tensor,
 // beside Tenon's way, in the same rounds.
 //
+//   R0  one plain copy of as many bytes, by one thread, as R7's gather
 //   R3  an object per tensor: opened, mapped, unmapped, every step
 //   R4  a record per tensor, the objects mapped once and kept
 //   R5  an object per flat bucket: opened, mapped, unmapped, every step
@@ -14,14 +15,8 @@
 // divided, so that all of it fits: what is measured does not depend on the bytes, but for R7.
 //
 // Every tensor begins with a stamp of the round, which is compared outside the timed part.
-#include <fcntl.h>
-#include <fmt/core.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <array>
 #include <cstring>
-#include <filesystem>
 #include <optional>
 #include <string>
 #include <tenon/publisher.hpp>
@@ -31,7 +26,9 @@
 #include <vector>
 
 #include "child.hpp"
+#include "objects.hpp"
 #include "payload.hpp"
+#include "plain_copy.hpp"
 #include "report.hpp"
 
 namespace tenon::bench {
@@ -56,63 +53,6 @@ Stamp stamp_of(std::uint64_t round, std::size_t i) {
   return (round * 1'000'003 + i) * 0x9E3779B97F4A7C15U;
 }
 
-/// A mapping of a whole object.
-class Mapped {
- public:
-  Mapped(int folder, const std::string& name, std::uint64_t bytes, int flags) : bytes_(bytes) {
-    const int fd = ::openat(folder, name.c_str(), flags | O_RDWR | O_CLOEXEC, 0600);
-    if (fd < 0) throw SystemError(errno, "opening object " + name);
-    if ((flags & O_CREAT) != 0 && ::ftruncate(fd, static_cast<off_t>(bytes)) != 0)
-      throw SystemError(errno, "sizing object " + name);
-    void* const at = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    ::close(fd);
-    if (at == MAP_FAILED) throw SystemError(errno, "mapping object " + name);
-    data_ = static_cast<std::byte*>(at);
-  }
-  Mapped(Mapped&& other) noexcept
-      : bytes_(other.bytes_), data_(std::exchange(other.data_, nullptr)) {}
-  Mapped& operator=(Mapped&&) = delete;
-  ~Mapped() {
-    if (data_ != nullptr) (void)::munmap(data_, bytes_);
-  }
-  [[nodiscard]] std::byte* data() const noexcept { return data_; }
-
- private:
-  std::uint64_t bytes_;
-  std::byte* data_ = nullptr;
-};
-
-/// Objects in a folder of /dev/shm, which goes with this object.
-class Objects {
- public:
-  Objects(std::string folder, const std::vector<std::uint64_t>& bytes)
-      : path_("/dev/shm/" + std::move(folder)), bytes_(bytes) {
-    std::filesystem::create_directory(path_);
-    fd_ = ::open(path_.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (fd_ < 0) throw SystemError(errno, "opening " + path_);
-    for (std::size_t i = 0; i < bytes.size(); ++i) own_.push_back(map(i, O_CREAT | O_EXCL));
-  }
-  Objects(const Objects&) = delete;
-  Objects& operator=(const Objects&) = delete;
-  ~Objects() {
-    ::close(fd_);
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  [[nodiscard]] std::size_t size() const noexcept { return bytes_.size(); }
-  /// As the trainer has it.
-  [[nodiscard]] std::byte* operator[](std::size_t i) const noexcept { return own_[i].data(); }
-  [[nodiscard]] Mapped map(std::size_t i, int flags = 0) const {
-    return {fd_, std::to_string(i), bytes_[i], flags};
-  }
-
- private:
-  std::string path_;
-  std::vector<std::uint64_t> bytes_;
-  int fd_ = -1;
-  std::vector<Mapped> own_;
-};
-
 struct Board {
   Turn armed;   // the engine waits for that step
   Turn sent;    // R3 to R5: the message
@@ -129,9 +69,10 @@ class Handles {
         report_(report),
         layout_(plan_with_buckets(scaled_model(options.model, shrink(), options.layers),
                                   natural_buckets(options.model))),
-        tensors_(options.name_prefix + ".tensors", tensor_bytes()),
-        buckets_(options.name_prefix + ".buckets", bucket_bytes()),
-        payload_(layout_) {
+        tensors_(options.name_prefix + ".tensors", tensor_bytes(layout_)),
+        buckets_(options.name_prefix + ".buckets", bucket_bytes(layout_)),
+        payload_(layout_),
+        target_(layout_.payload_bytes()) {
     report_.set_option("model", {{"model", options.model},
                                  {"shrink", shrink()},
                                  {"tensors", layout_.size()},
@@ -146,6 +87,7 @@ class Handles {
     Publisher publisher =
         Publisher::create(options_.publication(0), layout_, {.mode = Mode::in_place, .threads = 1});
     std::array<Samples, kWays> usable, touched;
+    std::array<double, kWays> first{};
     std::uint64_t step = 0;
     for (std::size_t round = 1; round <= rounds(); ++round) {
       for (std::size_t way = 0; way < kWays; ++way) {
@@ -157,13 +99,15 @@ class Handles {
         if (way <= kR5) board_->sent.set(step);
         board_->usable.await(step, 0ns, [&] { family.check(); });
         board_->done.await(step, 0ns, [&] { family.check(); });
+        if (round == 1) first[way] = static_cast<double>(board_->usable_at - from) / 1e3;
         if (round <= options_.warm_up(kWarmUp)) continue;
         usable[way].add_ns(from, board_->usable_at);
         touched[way].add_ns(from, board_->touched_at);
       }
+      copy_plainly(round);
     }
     family.join();
-    add_results(usable, touched);
+    add_results(usable, touched, first);
   }
 
  private:
@@ -172,18 +116,6 @@ class Handles {
   }
   [[nodiscard]] std::size_t rounds() const {
     return options_.warm_up(kWarmUp) + options_.samples(kRounds);
-  }
-  [[nodiscard]] std::vector<std::uint64_t> tensor_bytes() const {
-    std::vector<std::uint64_t> bytes;
-    for (std::size_t i = 0; i < layout_.size(); ++i)
-      bytes.push_back(std::max<std::uint64_t>(layout_[i].bytes, sizeof(Stamp)));
-    return bytes;
-  }
-  [[nodiscard]] std::vector<std::uint64_t> bucket_bytes() const {
-    std::vector<std::uint64_t> bytes;
-    for (std::size_t b = 0; b < layout_.bucket_count(); ++b)
-      bytes.push_back(layout_.bucket_bytes(b));
-    return bytes;
   }
   [[nodiscard]] bool is_stamped(std::size_t i) const { return layout_[i].bytes >= sizeof(Stamp); }
   /// Stamps every tensor where `data_of(i)` says that it is.
@@ -205,6 +137,14 @@ class Handles {
   }
 
   // --- The trainer ---
+
+  void copy_plainly(std::uint64_t round) {
+    const std::uint64_t from = monotonic_ns();
+    PlainCopy::copy_alone(target_.data(), payload_.block(), target_.size(),
+                          PlainCopy::Store::non_temporal);
+    const std::uint64_t to = monotonic_ns();
+    if (round > options_.warm_up(kWarmUp)) plain_.add_ns(from, to);
+  }
 
   /// Writes this round's tensors; what it returns is timed.
   std::function<void()> prepare(Way way, std::uint64_t round, Publisher& publisher) {
@@ -288,13 +228,19 @@ class Handles {
   }
 
   void add_results(const std::array<Samples, kWays>& usable,
-                   const std::array<Samples, kWays>& touched) {
+                   const std::array<Samples, kWays>& touched,
+                   const std::array<double, kWays>& first) {
+    report_.add(Row{.name = "R0 plain copy, 1 thread",
+                    .bytes = layout_.payload_bytes(),
+                    .tensors = layout_.size(),
+                    .samples = plain_});
     for (std::size_t way = 0; way < kWays; ++way) {
       const std::uint64_t bytes = way == kR7 ? layout_.payload_bytes() : 0;
       report_.add(Row{.name = kNames[way],
                       .bytes = bytes,
                       .tensors = layout_.size(),
                       .samples = usable[way],
+                      .first_us = first[way],
                       .wrong = board_->wrong[way]});
       report_.add(Row{.name = std::string(kNames[way]) + ": touched",
                       .bytes = bytes,
@@ -321,6 +267,8 @@ class Handles {
   Objects tensors_;
   Objects buckets_;
   Payload payload_;
+  SharedBytes target_;
+  Samples plain_;
   std::optional<Publisher::Update> update_;
   Shared<Board> board_;
 };

@@ -5,6 +5,10 @@
 //   wake     from commit to a subscriber that has the version, spinning and asleep
 //   handoff  publish to usable view in every mode; what adopting a version costs; memory
 //   handles  a handle or object per tensor, opened every step, against adopting
+//   sweep    the gather by bucket size, and with a cast
+//   sizes    the same bytes in 1 to 32,768 tensors: a·N + bytes / bandwidth
+//   metadata reading the description of the tensors, binary and JSON
+//   subscribers  what 1 to 16 of them cost the publisher
 //   relay    a version to another node, against Gloo's own broadcast (with TENON_RELAY)
 //   reduce   replicas averaged by reduce-scatter, against all-reduce (with TENON_RELAY)
 //
@@ -48,6 +52,10 @@ constexpr Scenario kScenarios[] = {
     {"wake", run_wake, nullptr},
     {"handoff", run_handoff, run_gpu_handoff},
     {"handles", run_handles, run_gpu_handles},
+    {"sweep", run_sweep, nullptr},
+    {"sizes", run_sizes, nullptr},
+    {"metadata", run_metadata, nullptr},
+    {"subscribers", run_subscribers, nullptr},
 #ifdef TENON_BENCH_RELAY
     {"relay", run_relay, run_gpu_relay},
     {"reduce", run_reduce, nullptr},
@@ -159,7 +167,7 @@ int main_of(int argc, char** argv) {
           ->expected(0, 1);
   app.add_option("--memory", a.memory, "host, or cuda or cuda:N for gather, handoff and handles")
       ->capture_default_str();
-  app.add_option("--model", a.options.model, "for gather, handoff and handles")
+  app.add_option("--model", a.options.model, "for gather, handoff, handles and sweep")
       ->capture_default_str();
   app.add_option("--shrink", a.options.shrink,
                  "GPU and relay rows: divide every dimension of the model; shows that it runs")

@@ -43,6 +43,10 @@ nlohmann::json run_attach(const Options& options);
 nlohmann::json run_wake(const Options& options);
 nlohmann::json run_handoff(const Options& options);
 nlohmann::json run_handles(const Options& options);
+nlohmann::json run_sweep(const Options& options);
+nlohmann::json run_sizes(const Options& options);
+nlohmann::json run_metadata(const Options& options);
+nlohmann::json run_subscribers(const Options& options);
 nlohmann::json run_relay(const Options& options);   // with TENON_RELAY
 nlohmann::json run_reduce(const Options& options);  // likewise
 

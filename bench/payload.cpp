@@ -72,6 +72,10 @@ std::vector<Source> Payload::unchanged() const {
   return all;
 }
 
+std::uint64_t Payload::count_different(Publisher& publisher) const {
+  return count_different([&](std::size_t i) { return publisher.storage(layout_[i].name); });
+}
+
 bool Payload::equals(std::size_t i, const std::byte* data) const noexcept {
   return std::memcmp(data, at(i), layout_[i].bytes) == 0;
 }
@@ -95,6 +99,14 @@ LoadPlan Destination::plan(const Layout& layout) const {
   LoadPlan plan(layout);
   for (std::size_t i = 0; i < layout.size(); ++i) plan.into(layout[i].name, (*this)[i]);
   return plan;
+}
+
+void poison_slots(Publisher& publisher) {
+  const Layout& layout = publisher.layout();
+  Publisher::Update update = publisher.begin();
+  for (std::size_t b = 0; b < layout.bucket_count(); ++b)
+    std::memset(update.open(b), 0xA5, layout.bucket_bytes(b));
+  update.abort();
 }
 
 std::vector<Parameter> scaled_model(const std::string& model, std::uint64_t divisor,

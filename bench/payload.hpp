@@ -42,6 +42,8 @@ class Payload {
   [[nodiscard]] std::uint64_t count_different(const Lease& lease) const {
     return count_different([&](std::size_t i) { return lease[i].data(); });
   }
+  /// The same of what lies in the slots of a publication in place.
+  [[nodiscard]] std::uint64_t count_different(Publisher& publisher) const;
   /// The same by the stamps alone: a fast look at every page.
   template <class DataOf>
   [[nodiscard]] std::uint64_t count_stale(DataOf data_of) const {
@@ -83,6 +85,10 @@ class Destination {
   std::vector<std::uint64_t> offsets_;
   SharedBytes block_;
 };
+
+/// Fills the slots of a publication in place with bytes that no source has throughout; nobody may
+/// be attached.
+void poison_slots(Publisher& publisher);
 
 /// A model's parameters with every dimension divided by `divisor` (at least 1 is left): as many
 /// names and records as the real one has, in little memory. `layers` as model_parameters() has it.

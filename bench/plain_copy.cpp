@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "samples.hpp"
+
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
@@ -32,6 +34,21 @@ void copy_non_temporal(std::byte* to, const std::byte* from, std::uint64_t bytes
 }
 
 }  // namespace
+
+PlainCopy::Store PlainCopy::faster_store(std::byte* to, const std::byte* from,
+                                         std::uint64_t bytes) {
+  const auto best_ns = [&](Store store) {
+    std::uint64_t best = ~0ULL;
+    for (int i = 0; i < 3; ++i) {
+      const std::uint64_t begin = monotonic_ns();
+      copy(to, from, bytes, store);
+      best = std::min(best, monotonic_ns() - begin);
+    }
+    return best;
+  };
+  return best_ns(Store::normal) <= best_ns(Store::non_temporal) ? Store::normal
+                                                                : Store::non_temporal;
+}
 
 bool PlainCopy::has_non_temporal() noexcept {
 #if defined(__SSE2__)

@@ -23,6 +23,8 @@ class PlainCopy {
   /// All threads, or this one alone.
   void copy(std::byte* to, const std::byte* from, std::uint64_t bytes, Store store);
   static void copy_alone(std::byte* to, const std::byte* from, std::uint64_t bytes, Store store);
+  /// Which of the two is faster for this copy by all threads, by trying.
+  [[nodiscard]] Store faster_store(std::byte* to, const std::byte* from, std::uint64_t bytes);
   /// Whether this processor's stores past the cache are known here; if not, both stores are normal.
   [[nodiscard]] static bool has_non_temporal() noexcept;
   [[nodiscard]] std::size_t threads() const noexcept { return threads_; }

@@ -79,6 +79,7 @@ void Report::add(const Row& row) {
     j["all_us"] = row.samples.values();
     if (row.bytes > 0) j["gb_per_s"] = static_cast<double>(row.bytes) / 1e3 / row.samples.p50();
   }
+  if (row.first_us) j["first_us"] = *row.first_us;
   if (!row.gpu.is_null()) j["gpu"] = row.gpu;
   if (!row.more.is_null()) j["more"] = row.more;
   json_["rows"].push_back(std::move(j));

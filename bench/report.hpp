@@ -16,9 +16,10 @@ struct Row {
   std::uint64_t bytes = 0;    ///< payload that one sample hands over; 0: none, no rate is shown
   std::uint64_t tensors = 0;  ///< parameters of the publication; 0: not a matter of parameters
   Samples samples{};          ///< empty for a row that is a size
-  std::uint64_t wrong = 0;    ///< tensors whose bytes were not as expected; 0 or the run has failed
-  nlohmann::json gpu{};       ///< of GPU rows: further figures by name
-  nlohmann::json more{};      ///< of other rows: the same
+  std::optional<double> first_us{};  ///< the very first time, before warm-up
+  std::uint64_t wrong = 0;  ///< tensors whose bytes were not as expected; 0 or the run has failed
+  nlohmann::json gpu{};     ///< of GPU rows: further figures by name
+  nlohmann::json more{};    ///< of other rows: the same
 };
 
 struct Target {

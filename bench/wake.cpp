@@ -11,17 +11,25 @@
 // FUTEX_WAKE), the other process spins on it (or sleeps in FUTEX_WAIT) and reads the clock. Between
 // telling that it is about to wait and the commit the publisher keeps its processor busy for a
 // random time: short while the subscriber spins, long enough for it to fall asleep otherwise.
+// A message of 8 bytes through a pair of Unix sockets and a condition variable in shared memory (as
+// hand-offs use that do not mind a dead holder of its mutex) take their turns too.
 // Subscriber and publisher are pinned to a processor each, after attaching: a process that may run
 // on one processor only does not spin.
+#include <fmt/format.h>
 #include <linux/futex.h>
+#include <pthread.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <climits>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <random>
 #include <span>
@@ -34,6 +42,7 @@
 #include "child.hpp"
 #include "payload.hpp"
 #include "report.hpp"
+#include "wake_peer.hpp"
 
 namespace tenon::bench {
 namespace {
@@ -53,17 +62,33 @@ enum Kind : std::size_t {
   spinning_word,
   sleeping_tenon,
   sleeping_word,
+  socket_message,
+  condition,
+  spinning_peer,
+  sleeping_peer,
   kind_count
 };
-constexpr std::array<const char*, kind_count> kNames{
-    "commit to lease, reader spins", "bare word, reader spins", "commit to lease, reader sleeps",
-    "bare futex, reader sleeps"};
+constexpr std::array<const char*, kind_count> kNames{"R14 commit to lease, reader spins",
+                                                     "R14 bare word, reader spins",
+                                                     "R14 commit to lease, reader sleeps",
+                                                     "R14 bare futex, reader sleeps",
+                                                     "R14 socket message, reader sleeps",
+                                                     "R14 condition variable, reader sleeps",
+                                                     "R14 {}, reader spins",
+                                                     "R14 {}, reader sleeps"};
+
+constexpr bool spins(Kind kind) {
+  return kind == spinning_tenon || kind == spinning_word || kind == spinning_peer;
+}
 
 struct Board {
   Turn attached;
   Turn armed;  // the reader is about to wait
   Turn done;   // and has what it waited for
   alignas(64) std::atomic<std::uint32_t> word{0};
+  alignas(64)::pthread_mutex_t mutex;
+  ::pthread_cond_t condition;
+  std::uint64_t value = 0;  // behind the mutex
   alignas(64) std::uint64_t woke_at = 0;
   std::array<std::uint64_t, kind_count> wrong{};
 };
@@ -86,9 +111,22 @@ class WakeBench {
     if (usable_cpus().size() < 2) {
       report_.note(
           "one processor: nothing can spin for another process, so no row of that is shown");
-      kinds_ = {sleeping_tenon, sleeping_word};
+      kinds_ = {sleeping_tenon, sleeping_word, socket_message, condition};
       turn_spin_ = Duration::zero();
     }
+    if (peer_ != nullptr) {
+      report_.set_option("peer", peer_->name());
+      if (kinds_.front() == spinning_tenon) kinds_.push_back(spinning_peer);
+      kinds_.push_back(sleeping_peer);
+    }
+    share_condition();
+    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets_.data()) != 0)
+      throw SystemError(errno, "making a pair of sockets");
+  }
+  WakeBench(const WakeBench&) = delete;
+  WakeBench& operator=(const WakeBench&) = delete;
+  ~WakeBench() {
+    for (const int fd : sockets_) ::close(fd);
   }
 
   void run() {
@@ -97,6 +135,7 @@ class WakeBench {
     Publisher publisher =
         Publisher::create(options_.publication(0), layout_, {.mode = Mode::in_place, .threads = 1});
     publisher.publish(payload_.sources());
+    if (peer_ != nullptr) peer_->open_writer();
     board_->attached.await(1, 0us, [&] { family.check(); });
     if (options_.pin) pin_to(0);
     std::vector<Row> rows(kind_count);
@@ -115,7 +154,7 @@ class WakeBench {
     }
     family.join();
     for (const Kind kind : kinds_) {
-      rows[kind].name = kNames[kind];
+      rows[kind].name = fmt::format(fmt::runtime(kNames[kind]), peer_ ? peer_->name() : "");
       rows[kind].wrong = board_->wrong[kind];
       if (kind == spinning_tenon || kind == sleeping_tenon) rows[kind].tensors = layout_.size();
       report_.add(rows[kind]);
@@ -132,25 +171,53 @@ class WakeBench {
   std::pair<std::uint64_t, std::uint64_t> hand_over(Publisher& publisher, Family& family,
                                                     Kind kind) {
     const bool tenon = kind == spinning_tenon || kind == sleeping_tenon;
-    const bool spinning = kind == spinning_tenon || kind == spinning_word;
     const std::uint64_t turn = ++turn_;
     std::optional<Publisher::Update> update;
     if (tenon) update.emplace(prepare(publisher));
     board_->armed.await(turn, turn_spin_, [&] { family.check(); });
-    const auto [least, most] = spinning ? kSpinGap : std::pair(kSleepGap);
+    const auto [least, most] = spins(kind) ? kSpinGap : std::pair(kSleepGap);
     busy_wait(std::chrono::nanoseconds(std::uniform_int_distribution<std::int64_t>(
         Duration(least).count(), Duration(most).count())(random_)));
     const std::uint64_t from = monotonic_ns();
-    if (tenon) {
+    if (tenon)
       update->commit();
-    } else {
-      board_->word.store(static_cast<std::uint32_t>(turn), std::memory_order_release);
-      if (!spinning)
-        (void)::syscall(SYS_futex, address(board_->word), FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
-    }
+    else
+      tell(kind, turn);
     const std::uint64_t back = monotonic_ns();
     board_->done.await(turn, turn_spin_, [&] { family.check(); });
     return {from, back};
+  }
+
+  // One word to the reader, in the other ways.
+  void tell(Kind kind, std::uint64_t turn) {
+    if (kind == spinning_peer || kind == sleeping_peer) {
+      peer_->tell(turn);
+    } else if (kind == socket_message) {
+      if (::send(sockets_[0], &turn, sizeof(turn), 0) != sizeof(turn))
+        throw SystemError(errno, "sending a message");
+    } else if (kind == condition) {
+      ::pthread_mutex_lock(&board_->mutex);
+      board_->value = turn;
+      ::pthread_mutex_unlock(&board_->mutex);
+      ::pthread_cond_broadcast(&board_->condition);
+    } else {
+      board_->word.store(static_cast<std::uint32_t>(turn), std::memory_order_release);
+      if (kind == sleeping_word)
+        (void)::syscall(SYS_futex, address(board_->word), FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+    }
+  }
+
+  void share_condition() {
+    ::pthread_mutexattr_t mutex;
+    ::pthread_mutexattr_init(&mutex);
+    ::pthread_mutexattr_setpshared(&mutex, PTHREAD_PROCESS_SHARED);
+    ::pthread_mutex_init(&board_->mutex, &mutex);
+    ::pthread_mutexattr_destroy(&mutex);
+    ::pthread_condattr_t condition;
+    ::pthread_condattr_init(&condition);
+    ::pthread_condattr_setpshared(&condition, PTHREAD_PROCESS_SHARED);
+    ::pthread_cond_init(&board_->condition, &condition);
+    ::pthread_condattr_destroy(&condition);
   }
 
   // A version with new bytes in its last bucket.
@@ -169,21 +236,24 @@ class WakeBench {
     AttachOptions options;
     options.deadline = kPatience;
     options.spin = kForever;
-    Subscriber spins = Subscriber::attach(options_.publication(0), options);
+    Subscriber spinner = Subscriber::attach(options_.publication(0), options);
     options.spin = 0s;
-    Subscriber sleeps = Subscriber::attach(options_.publication(0), options);
-    std::uint64_t version = spins.wait(newest(), kPatience).version();
+    Subscriber sleeper = Subscriber::attach(options_.publication(0), options);
+    if (peer_ != nullptr) peer_->open_reader();
+    std::uint64_t version = spinner.wait(newest(), kPatience).version();
     if (options_.pin) pin_to(1);
     board_->attached.set(1);
     const std::size_t total = options_.warm_up(kWarmUp) + rounds();
     for (std::size_t i = 0; i < total; ++i) {
       for (const Kind kind : kinds_) {
         const std::uint64_t turn = ++turn_;
-        if (kind == spinning_word || kind == sleeping_word) {
+        if (kind == spinning_tenon || kind == sleeping_tenon) {
+          version = read_version(kind == spinning_tenon ? spinner : sleeper, version, turn);
+          board_->wrong[kind] += wrong_;
+        } else if (kind == spinning_word || kind == sleeping_word) {
           read_word(turn, kind == spinning_word);
         } else {
-          version = read_version(kind == spinning_tenon ? spins : sleeps, version, turn);
-          board_->wrong[kind] += wrong_;
+          board_->wrong[kind] += hear(kind, turn) == turn ? 0U : 1U;
         }
         board_->done.set(turn);
       }
@@ -203,6 +273,23 @@ class WakeBench {
     board_->woke_at = monotonic_ns();
   }
 
+  std::uint64_t hear(Kind kind, std::uint64_t turn) {
+    std::uint64_t heard = 0;
+    board_->armed.set(turn);
+    if (kind == spinning_peer || kind == sleeping_peer) {
+      heard = peer_->hear(spins(kind));
+    } else if (kind == socket_message) {
+      (void)::recv(sockets_[1], &heard, sizeof(heard), 0);
+    } else {
+      ::pthread_mutex_lock(&board_->mutex);
+      while (board_->value < turn) ::pthread_cond_wait(&board_->condition, &board_->mutex);
+      heard = board_->value;
+      ::pthread_mutex_unlock(&board_->mutex);
+    }
+    board_->woke_at = monotonic_ns();
+    return heard;
+  }
+
   std::uint64_t read_version(Subscriber& subscriber, std::uint64_t version, std::uint64_t turn) {
     board_->armed.set(turn);
     const Lease lease = subscriber.wait(newer_than(version), kForever);
@@ -219,12 +306,23 @@ class WakeBench {
 
   void add_figures(const std::vector<Row>& rows) {
     const auto p50 = [&](Kind kind) { return rows[kind].samples.p50(); };
-    if (kinds_.size() == kind_count) {
+    if (kinds_.front() == spinning_tenon) {
       report_.add(
           Figure{"commit to lease while spinning, p50", p50(spinning_tenon), "us", at_most(2)});
       report_.add(Figure{"spinning: commit to lease / bare word, p50",
                          p50(spinning_tenon) / p50(spinning_word), ""});
     }
+    const auto against_peer = [&](Kind tenon, Kind peer, const char* how, double most) {
+      if (std::find(kinds_.begin(), kinds_.end(), peer) == kinds_.end()) return;
+      report_.add(Figure{fmt::format("{}: commit to lease / {}, p50", how, peer_->name()),
+                         p50(tenon) / p50(peer), "", at_most(most)});
+    };
+    against_peer(spinning_tenon, spinning_peer, "spinning", 0.5);
+    against_peer(sleeping_tenon, sleeping_peer, "asleep", 1.1);
+    report_.add(Figure{"asleep: commit to lease / socket, p50",
+                       p50(sleeping_tenon) / p50(socket_message), ""});
+    report_.add(Figure{"asleep: commit to lease / condition variable, p50",
+                       p50(sleeping_tenon) / p50(condition), ""});
     report_.add(Figure{"asleep: commit to lease / bare futex, p50",
                        p50(sleeping_tenon) / p50(sleeping_word), "", at_most(1.3)});
   }
@@ -233,8 +331,11 @@ class WakeBench {
   Report& report_;
   Layout layout_;
   Payload payload_;
-  std::vector<Kind> kinds_{spinning_tenon, spinning_word, sleeping_tenon, sleeping_word};
+  std::vector<Kind> kinds_{spinning_tenon, spinning_word,  sleeping_tenon,
+                           sleeping_word,  socket_message, condition};
   Duration turn_spin_ = 1s;  // taking turns must not put anybody to sleep
+  std::unique_ptr<WakePeer> peer_ = make_wake_peer();
+  std::array<int, 2> sockets_{-1, -1};
   Shared<Board> board_;
   std::mt19937_64 random_{1};
   std::uint64_t turn_ = 0;   // each process counts for itself

@@ -67,7 +67,7 @@ Publisher::Impl::Impl(std::string_view name, const Layout& layout, const Publish
     : name_(name),
       layout_(layout),
       mode_(effective_mode(layout, options, notes_)),
-      pid_(::getpid()),
+      pid_(detail::own_pid()),
       own_(std::move(own)),
       slots_(make_slots(options, own_)),
       gather_(make_gather(layout_, options)),

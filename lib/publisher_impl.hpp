@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <tenon/detail/per_process.hpp>
 #include <tenon/publisher.hpp>
 #include <tenon/unpacked.hpp>
 #include <vector>
@@ -54,7 +55,7 @@ class Publisher::Impl {
   }
 
   void check_owner() const;
-  [[nodiscard]] bool is_owner() const noexcept { return ::getpid() == pid_; }
+  [[nodiscard]] bool is_owner() const noexcept { return detail::own_pid() == pid_; }
   [[nodiscard]] const ipc::LogWriter& log() const noexcept { return *log_; }
   [[nodiscard]] const Layout& layout() const noexcept { return layout_; }
   [[nodiscard]] Mode mode() const noexcept { return mode_; }

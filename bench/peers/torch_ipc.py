@@ -16,7 +16,6 @@ import argparse
 import itertools
 import json
 import math
-import re
 import statistics
 import sys
 import time
@@ -25,26 +24,13 @@ import torch
 import torch.multiprocessing as mp
 from torch.multiprocessing.reductions import reduce_tensor
 
+from manifest import parameters
+
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-
-
-def parameters(path, layers):
-    """(name, dtype, shape) of each tensor; the order of a loop's turns does not matter here."""
-    for line in open(path):
-        if line.startswith("#") or not line.strip():
-            continue
-        name, dtype, shape = (line.split() + [""])[:3]
-        ranges = [range(int(a), int(b) + 1) for a, b in RANGE.findall(name)]
-        if ranges and layers is not None:
-            ranges[0] = ranges[0][:layers]
-        for numbers in itertools.product(*ranges):
-            it = iter(numbers)
-            yield RANGE.sub(lambda _: str(next(it)), name), DTYPES[dtype], [int(d) for d in shape.split("x") if d]
 
 
 def make_tensors(wanted):
-    return {name: torch.randint(0, 100, shape, device="cuda").to(dtype) for name, dtype, shape in wanted}
+    return {name: torch.randint(0, 100, shape, device="cuda").to(DTYPES[dtype]) for name, dtype, shape in wanted}
 
 
 def lay_out(tensors, limit):

@@ -21,6 +21,7 @@
 #include <tenon/detail/claim.hpp>
 #include <tenon/detail/crash_point.hpp>
 #include <tenon/detail/memory.hpp>
+#include <tenon/detail/per_process.hpp>
 #include <tenon/detail/wait.hpp>
 #include <thread>
 #include <utility>
@@ -59,7 +60,7 @@ class OwnPlace {
       : segment_(std::move(segment)),
         layout_(segment_.layout()),
         claim_(Claim::on(segment_.object())),
-        pid_(::getpid()),
+        pid_(own_pid()),
         claimed_(segment_.object().status()) {}
   OwnPlace(const OwnPlace&) = delete;
   OwnPlace& operator=(const OwnPlace&) = delete;
@@ -93,7 +94,7 @@ class OwnPlace {
   }
 
   /// False in a forked child, where nothing shared may be touched.
-  [[nodiscard]] bool is_owner() const noexcept { return ::getpid() == pid_; }
+  [[nodiscard]] bool is_owner() const noexcept { return own_pid() == pid_; }
   /// Throws in a forked child, and when this process has lost its descriptors (and with them its
   /// claim): their number may be that of another file by now.
   void check_owned() const {
