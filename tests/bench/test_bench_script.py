@@ -37,13 +37,25 @@ class ScriptsBench(unittest.TestCase):
         ran = bench("--quick", "--program", os.environ["TENON_BENCH"], "--out", str(self.folder))
         self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
         self.assertIn(" 0 failed, 0 tensors wrong", ran.stdout)
-        for row in ("memcpy, all threads", "publish (gather, warm slots)", "R3 an object per tensor", "R6 adopt, spinning"):
+        for row in ("memcpy, all threads", "publish (gather, warm slots)", "R0 plain copy, 1 thread", "R3 an object per tensor",
+                    "R6 adopt, spinning", "R2 gather with a cast", "R12 gather, buckets of 16 MiB", "R13 JSON, 18867 tensors",
+                    "R14 condition variable", "R15 publish(), 16 subscribers, asleep", "R17 Python, SharedMemory per tensor",
+                    "R1: a, of a·N + bytes / bandwidth"):
             self.assertIn(row, ran.stdout)
         data = json.loads((self.folder / "handles-llama-3.2-1b.json").read_text())
         self.assertEqual(data["command"][:2], ["tenon-bench", "handles"])
         self.assertIn("cpu", data["machine"])
+        self.assertTrue(all("first_us" in row for row in data["rows"]
+                            if row["name"].startswith(("R3 ", "R4 ", "R5 ", "R6 ", "R7 ")) and "touched" not in row["name"]))
+        sweep = json.loads((self.folder / "sweep-llama-3.2-1b.json").read_text())
+        self.assertTrue(all("share_of_r0" in row["more"] for row in sweep["rows"] if row["name"].startswith(("R2 ", "R12 "))))
         for row in data["rows"]:
             self.assertEqual(len(row["all_us"]), row["samples"])
+
+    def test_peers_are_never_part_of_quick(self):
+        ran = bench("--quick", "--peers", "--out", str(self.folder))
+        self.assertEqual(ran.returncode, 2)
+        self.assertIn("--peers is never part of --quick", ran.stderr)
 
     def test_a_wrong_byte_or_a_failure_is_an_exit_status(self):
         script = """
@@ -82,10 +94,10 @@ sys.exit(STATUS)
                 break
         else:
             self.skipTest("no matplotlib")
-        results = sorted(str(path) for path in (SOURCE / "bench/results").glob("h200-*.json"))
+        results = sorted(str(path) for path in (SOURCE / "bench/results").glob("*.json"))
         subprocess.run([python, SOURCE / "bench/plot", "--out", str(self.folder), *results], check=True,
                        capture_output=True)
-        for name in ("step.svg", "gather.svg", "adopt.svg"):
+        for name in ("step.svg", "step-host.svg", "gather.svg", "adopt.svg", "wake.svg", "sizes.svg"):
             self.assertIn("<svg", (self.folder / name).read_text())
             self.assertTrue((SOURCE / "docs/figures" / name).exists())
 

@@ -360,5 +360,27 @@ TEST(ForkGuards, MayBeUsedWhileAnotherThreadForks) {
   }
 }
 
+// The pid without a system call is that of whoever asks, however it was made.
+TEST(OwnPid, IsTheChildsInAForkedChild) {
+  EXPECT_EQ(detail::own_pid(), ::getpid());
+  Child child([] {
+    if (detail::own_pid() != ::getpid()) return 1;
+    Child grandchild([] { return detail::own_pid() == ::getpid() ? 0 : 1; });
+    return grandchild.wait() == 0 && detail::own_pid() == ::getpid() ? 0 : 1;
+  });
+  EXPECT_EQ(child.wait(), 0);
+  EXPECT_EQ(detail::own_pid(), ::getpid());
+}
+
+// pthread_atfork does not see it: a process made by the bare system call.
+TEST(OwnPid, IsTheChildsAfterABareClone) {
+  EXPECT_EQ(detail::own_pid(), ::getpid());
+  const auto pid = static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, 0));
+  if (pid == 0) ::_exit(detail::own_pid() == static_cast<pid_t>(::syscall(SYS_getpid)) ? 0 : 1);
+  int status = -1;
+  ASSERT_EQ(::waitpid(pid, &status, 0), pid);
+  EXPECT_EQ(status, 0);
+}
+
 }  // namespace
 }  // namespace tenon
