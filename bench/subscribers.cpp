@@ -4,11 +4,17 @@
 // small buckets, while 1 to 16 processes are attached: that look elsewhere, as engines do that run
 // a step, or that sleep in wait() until the version comes. The figure is the slope of the medians
 // over the number of subscribers. Those that look elsewhere cost the publisher a look at their row;
-// those that sleep must be woken by the kernel, one by one.
+// those that sleep must be woken by the kernel, one by one, and may take the publisher's processor
+// at once. Hence a bare FUTEX_WAKE of as many sleeping processes is timed in the same rounds.
 #include <fmt/core.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <chrono>
+#include <climits>
 #include <string>
 #include <tenon/publisher.hpp>
 #include <tenon/subscriber.hpp>
@@ -37,6 +43,7 @@ struct Seat {
 };
 struct Table {
   Turn go;
+  alignas(64) std::atomic<std::uint32_t> word{0};  // of the bare futex
   std::array<Seat, 16> seats;
 };
 
@@ -54,24 +61,33 @@ class Subscribers {
   }
 
   void run(bool asleep) {
-    std::vector<double> medians;
-    for (const unsigned n : kSubscribers) medians.push_back(median_with(n, asleep));
-    const double slope = (medians.back() - medians.front()) /
-                         static_cast<double>(kSubscribers.back() - kSubscribers.front());
-    report_.add(Figure{fmt::format("R15 publish(), per subscriber, {}", how(asleep)), slope, "us",
-                       at_most(1)});
+    std::vector<Medians> medians;
+    for (const unsigned n : kSubscribers) medians.push_back(medians_with(n, asleep));
+    const double more = kSubscribers.back() - kSubscribers.front();
+    const auto slope = [&](double Medians::*of) {
+      return (medians.back().*of - medians.front().*of) / more;
+    };
+    report_.add(Figure{fmt::format("R15 publish(), per subscriber, {}", how(asleep)),
+                       slope(&Medians::publish), "us", at_most(1)});
+    if (asleep)
+      report_.add(Figure{"R15 bare FUTEX_WAKE, per sleeper", slope(&Medians::bare_wake), "us"});
   }
 
  private:
+  struct Medians {
+    double publish = 0;
+    double bare_wake = 0;
+  };
   [[nodiscard]] static const char* how(bool asleep) { return asleep ? "asleep" : "busy"; }
   [[nodiscard]] std::size_t rounds() const {
     return options_.warm_up(kWarmUp) + options_.samples(kRounds);
   }
 
-  double median_with(unsigned subscribers, bool asleep) {
-    Row row{.name = fmt::format("R15 publish(), {} subscriber{}, {}", subscribers,
-                                subscribers == 1 ? "" : "s", how(asleep)),
-            .tensors = layout_.size()};
+  Medians medians_with(unsigned subscribers, bool asleep) {
+    const std::string who =
+        fmt::format("{} subscriber{}, {}", subscribers, subscribers == 1 ? "" : "s", how(asleep));
+    Row row{.name = fmt::format("R15 publish(), {}", who), .tensors = layout_.size()};
+    Row bare{.name = fmt::format("R15 bare FUTEX_WAKE, {} sleepers", subscribers)};
     say(row.name);
     const Shared<Table> table;
     Family family;
@@ -81,34 +97,60 @@ class Subscribers {
         Publisher::create(options_.publication(0), layout_, {.mode = Mode::in_place, .threads = 1});
     publisher.publish(payload_.sources(), {.require = subscribers});
     const std::vector<Source> unchanged = payload_.unchanged();
-    for (std::uint64_t round = 1; round <= rounds(); ++round) {
+    std::uint64_t turn = 0;
+    const auto in_turn = [&](Samples& samples, bool counts, const auto& action) {
+      ++turn;
       for (unsigned s = 0; s < subscribers; ++s)
-        table->seats[s].armed.await(round, 0ns, [&] { family.check(); });
+        table->seats[s].armed.await(turn, 0ns, [&] { family.check(); });
       if (asleep) std::this_thread::sleep_for(500us);  // until all of them sleep
       const std::uint64_t from = monotonic_ns();
-      publisher.publish(unchanged);
+      action();
       const std::uint64_t to = monotonic_ns();
-      table->go.set(round);
+      table->go.set(turn);
       for (unsigned s = 0; s < subscribers; ++s)
-        table->seats[s].done.await(round, 0ns, [&] { family.check(); });
-      if (round > options_.warm_up(kWarmUp)) row.samples.add_ns(from, to);
+        table->seats[s].done.await(turn, 0ns, [&] { family.check(); });
+      if (counts) samples.add_ns(from, to);
+    };
+    for (std::uint64_t round = 1; round <= rounds(); ++round) {
+      const bool counts = round > options_.warm_up(kWarmUp);
+      in_turn(row.samples, counts, [&] { publisher.publish(unchanged); });
+      if (asleep) in_turn(bare.samples, counts, [&] { wake_all(table->word); });
     }
     family.join();
     for (unsigned s = 0; s < subscribers; ++s) row.wrong += table->seats[s].wrong;
     report_.add(row);
-    return row.samples.p50();
+    if (asleep) report_.add(bare);
+    return {row.samples.p50(), bare.samples.p50()};
+  }
+
+  static std::uint32_t* address(std::atomic<std::uint32_t>& word) {
+    return reinterpret_cast<std::uint32_t*>(&word);
+  }
+  static void wake_all(std::atomic<std::uint32_t>& word) {
+    word.fetch_add(1, std::memory_order_release);
+    (void)::syscall(SYS_futex, address(word), FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+  }
+  static void sleep_on(std::atomic<std::uint32_t>& word, Seat& seat, std::uint64_t turn) {
+    const std::uint32_t before = word.load(std::memory_order_acquire);
+    seat.armed.set(turn);
+    while (word.load(std::memory_order_acquire) == before)
+      (void)::syscall(SYS_futex, address(word), FUTEX_WAIT, before, nullptr, nullptr, 0);
   }
 
   void subscribe(Table& table, Seat& seat, bool asleep) {
     Subscriber subscriber = Subscriber::attach(options_.publication(0),
                                                {.deadline = kPatience, .spin = Duration::zero()});
     (void)subscriber.wait(newest(), kPatience);
+    std::uint64_t turn = 0;
     for (std::uint64_t round = 1; round <= rounds(); ++round) {
-      seat.armed.set(round);
-      if (!asleep) table.go.await(round);
+      seat.armed.set(++turn);
+      if (!asleep) table.go.await(turn);
       const Lease lease = subscriber.wait(newer_than(round), kPatience);
       seat.wrong += lease.version() == round + 1 ? payload_.count_stale(lease) : 1U;
-      seat.done.set(round);
+      seat.done.set(turn);
+      if (!asleep) continue;
+      sleep_on(table.word, seat, ++turn);
+      seat.done.set(turn);
     }
   }
 
