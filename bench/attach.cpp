@@ -192,8 +192,8 @@ class AttachBench {
   void run() {
     Family family;
     family.fork([this] { attach_again(); });
-    Spawner spawner(family, {{"first attach, new process", &many_, first_attach},
-                             {"first attach, new process, 1 bucket", &one_, first_attach},
+    Spawner spawner(family, {{"R10 first attach, new process", &many_, first_attach},
+                             {"R10 first attach, new process, 1 bucket", &one_, first_attach},
                              {"open, map, copy unchecked, new process", &many_, copy_unchecked}});
     say("publishing");
     Publisher many = publish(many_);
@@ -218,7 +218,7 @@ class AttachBench {
     say("first attaches, a process each");
     std::vector<Row> rows;
     for (const Spawner::Job& job : spawner.jobs()) rows.push_back(row(job.name, {}));
-    Row busy = row("first attach, new process: processor time", {});
+    Row busy = row("R10 first attach, new process: processor time", {});
     const std::size_t warm_up = options_.warm_up(kWarmUp);
     for (std::size_t i = 0; i < warm_up + options_.samples(kFirst); ++i) {
       for (std::size_t k = 0; k < rows.size(); ++k) {

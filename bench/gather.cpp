@@ -69,8 +69,8 @@ class Gather {
   }
 
   void cold() {
-    Row create_row = row("create (slots pre-faulted), cold");
-    Row first_row = row("first publish after create");
+    Row create_row = row("R10 create (slots pre-faulted), cold");
+    Row first_row = row("R10 first publish after create");
     for (std::size_t i = 0; i < (options_.quick ? 1 : kColdRounds); ++i) {
       say(fmt::format("cold round {}", i + 1));
       std::this_thread::sleep_for(kGiveBackPause);
@@ -92,7 +92,7 @@ class Gather {
     using Store = PlainCopy::Store;
     std::vector<Contender> all;
     all.push_back(
-        {row("publish (gather, warm slots)"), [&] { publisher.publish(payload_.sources()); }});
+        {row("R1 publish (gather, warm slots)"), [&] { publisher.publish(payload_.sources()); }});
     const auto plain = [&](const char* name, Store store, bool alone) {
       all.push_back({row(name), [this, store, alone] {
                        const std::uint64_t bytes = layout_.payload_bytes();
@@ -101,11 +101,11 @@ class Gather {
                        if (!alone) copier_.copy(target_.data(), payload_.block(), bytes, store);
                      }});
     };
-    plain("memcpy, 1 thread", Store::normal, true);
-    plain("memcpy, all threads", Store::normal, false);
+    plain("R0 memcpy, 1 thread", Store::normal, true);
+    plain("R0 memcpy, all threads", Store::normal, false);
     if (PlainCopy::has_non_temporal()) {
-      plain("non-temporal, 1 thread", Store::non_temporal, true);
-      plain("non-temporal, all threads", Store::non_temporal, false);
+      plain("R0 non-temporal, 1 thread", Store::non_temporal, true);
+      plain("R0 non-temporal, all threads", Store::non_temporal, false);
     }
     say("poisoning and comparing");
     check_all(publisher, all);

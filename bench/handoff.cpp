@@ -107,7 +107,8 @@ class Handoff {
     Publisher publisher =
         Publisher::create(options_.publication(0), layout_, {.mode = setting.mode});
     if (publisher.mode() != setting.mode) report_.note(publisher.notes().front());
-    Row usable = row(setting.name + (setting.mode == Mode::streaming ? ": loaded" : ": view"));
+    Row usable = row(setting.mode == Mode::streaming ? "R8 " + setting.name + ": loaded"
+                                                     : "R7 " + setting.name + ": view");
     Row alone = row(setting.name + ": publish()");
     for (std::uint64_t round = 1; round <= rounds(); ++round) {
       payload_.stamp(round);

@@ -147,7 +147,7 @@ class Reduce {
     for (std::size_t way = 0; way < way_count; ++way) {
       std::uint64_t wrong = 0;
       for (const Seat& seat : board_->seats) wrong += seat.wrong[way];
-      Row row{.name = where + kWays[way],
+      Row row{.name = "R16 " + where + kWays[way],
               .bytes = elements_ * sizeof(float),
               .tensors = 1,
               .samples = times_[way],

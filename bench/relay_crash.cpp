@@ -163,13 +163,13 @@ class Crash {
 
   void add_rows() {
     const auto add = [&](const char* kind, const Times& times, std::uint64_t wrong) {
-      Row row{.name = network_.name() + ": version of the other, " + kind,
+      Row row{.name = "R11 " + network_.name() + ": version of the other, " + kind,
               .bytes = layout_.payload_bytes(),
               .tensors = layout_.size(),
               .samples = times.version,
               .wrong = wrong};
       report_.add(row);
-      row.name = network_.name() + ": publish() meanwhile, " + kind;
+      row.name = "R11 " + network_.name() + ": publish() meanwhile, " + kind;
       row.samples = times.publish;
       report_.add(row);
     };

@@ -233,7 +233,7 @@ class Throughput {
 
   void add_rows() {
     const auto row = [&](const char* name, const Samples& samples, std::uint64_t wrong) {
-      return Row{.name = network_.name() + ": " + name,
+      return Row{.name = "R11 " + network_.name() + ": " + name,
                  .bytes = layout_.payload_bytes(),
                  .tensors = layout_.size(),
                  .samples = samples,
