@@ -68,7 +68,7 @@ class RelayRows(unittest.TestCase):
     def test_without_ip_rows_run_over_loopback_and_say_so(self):
         report = bench("reduce", "--rate", "0", PATH="/nowhere")
         for row in self.check(report, REDUCE):
-            self.assertTrue(row["name"].startswith("loopback, "), row["name"])
+            self.assertTrue(row["name"].startswith("R16 loopback, "), row["name"])
         self.assertTrue([note for note in report["notes"] if "loopback" in note])
 
     def test_rows_that_need_a_gpu_say_so(self):
