@@ -166,6 +166,11 @@ std::uint64_t target_bytes(const Layout& layout, const LoadTarget& target) {
 }
 
 std::vector<LoadItem> load_items(const Layout& layout, const LoadTarget& target) {
+  if (target.name.empty() && !target.parts.empty()) {  // a name for what is refused
+    LoadTarget named = target;
+    named.name = part_of(layout, target, 0).name;
+    return load_items(layout, named);
+  }
   const Destination whole(layout, target);
   if (whole.bytes == 0) return {};
   check_address(target, whole);

@@ -54,7 +54,8 @@ struct Into {
 
 /// One destination of a load plan.
 struct LoadTarget {
-  std::string name;
+  std::string
+      name;  ///< empty: that of its one part, for a plan of 18,867 names need not repeat them
   std::vector<std::size_t> parts;  ///< parameters, as indices into the layout; at least one
   std::uint32_t fuse_dim = 0;
   std::optional<Slice> slice{};  ///< taken of each part before they are put together
@@ -106,7 +107,9 @@ class LoadPlan {
   explicit LoadPlan(Layout layout)
       : layout_(std::move(layout)),
         written_in_(layout_.bucket_count()),
-        arrived_(layout_.bucket_count()) {}
+        arrived_(layout_.bucket_count()) {
+    targets_.reserve(layout_.size());  // growing would leave holes; what stays unused costs nothing
+  }
 
   /// Parameter `name` goes to `destination`, which has room for its bytes, contiguous and
   /// row-major. Added after a load, the destinations are `torn` until the next one.
@@ -115,7 +118,7 @@ class LoadPlan {
     if (destination == nullptr && layout_[i].bytes > 0) {
       throw Error(Errc::InvalidArgument, "the destination of '" + std::string(name) + "' is null");
     }
-    return add({std::string(name), {i}, 0, {}, {}, static_cast<std::byte*>(destination)});
+    return add({{}, {i}, 0, {}, {}, static_cast<std::byte*>(destination)});
   }
   /// A destination of one or several parameters, cast on the way if asked. `name` is for
   /// arrived() and, without `how.parts`, the parameter.
@@ -158,7 +161,9 @@ class LoadPlan {
   /// one.
   [[nodiscard]] std::uint64_t arrived(std::string_view destination) const {
     for (const LoadTarget& target : targets_) {
-      if (target.name != destination) continue;
+      const std::string_view name =
+          target.name.empty() ? layout_[target.parts[0]].name : std::string_view(target.name);
+      if (name != destination) continue;
       const std::uint64_t version = arrived_[layout_[target.parts[0]].bucket];
       for (const std::size_t part : target.parts)
         if (arrived_[layout_[part].bucket] != version) return 0;
