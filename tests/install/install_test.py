@@ -212,6 +212,73 @@ def subproject(at):
         hand_over(build / "parent_trainer", build / "parent_engine")
 
 
+def cpack(at, generator, pattern):
+    """The packages of the build; what CPack wrote, by name."""
+    folder = at.work / f"packages-{generator}"
+    shutil.rmtree(folder, ignore_errors=True)
+    run("cpack", "--config", at.build / "CPackConfig.cmake", "-G", generator, "-C", at.config, "-B", folder)
+    return {path.name: path for path in folder.glob(pattern)}
+
+
+def tarball(at):
+    """Unpacked anywhere, it is a prefix."""
+    made = cpack(at, "TGZ", "*.tar.gz")
+    expect(len(made) == 1, f"one tarball: {list(made)}")
+    unpacked = at.work / "unpacked"
+    shutil.rmtree(unpacked, ignore_errors=True)
+    unpacked.mkdir()
+    run("tar", "-xzf", *made.values(), "-C", unpacked)
+    expect(len(list(unpacked.iterdir())) == 1, "it unpacks into a folder of its own")
+    root = next(unpacked.iterdir())
+    expect(run(root / "bin/tenon", "--version").startswith("tenon "), "the command runs")
+    for file in ("man/man1/tenon.1", "bash-completion/completions/tenon", "zsh/site-functions/_tenon"):
+        expect((root / "share" / file).stat().st_size > 1000, f"{file} is there")
+    build = at.work / "tarball-client"
+    shutil.rmtree(build, ignore_errors=True)
+    run("cmake", "-S", at.source / "tests/install/client", "-B", build, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={root}",
+        f"-DCMAKE_CXX_COMPILER={at.compiler}")
+    found = re.search(r"^tenon_DIR:PATH=(.*)$", (build / "CMakeCache.txt").read_text(), re.MULTILINE)
+    expect(found and pathlib.Path(found[1]).is_relative_to(root), f"found another Tenon: {found and found[1]}")
+    run("cmake", "--build", build)
+    run(build / "client", timeout=30)
+
+
+def deb(at):
+    """Installed in a root that is this one's copy, used there, and removed without a trace."""
+    def cannot(why):
+        expect(os.environ.get("TENON_REQUIRE_NAMESPACES") != "1", why)
+        skip(f"{why}: the Debian packages were NOT installed")
+
+    missing = [tool for tool in ("dpkg", "dpkg-shlibdeps", "pkg-config", "unshare") if not shutil.which(tool)]
+    if missing:
+        cannot(f"no {', '.join(missing)} here")
+    made = cpack(at, "DEB", "*.deb")
+    packages = {name.split("_")[0]: path for name, path in made.items()}
+    expect(sorted(packages) == ["libtenon-dev", "tenon"], f"two packages: {list(made)}")
+    depends = {name: run("dpkg-deb", "-f", path, "Depends") for name, path in packages.items()}
+    wanted = {"tenon": ["libc6", "libfmt"] + (["libgloo0", "libssl3"] if at.relay else []),
+              "libtenon-dev": ["libboost-dev"] + (["libgloo-dev", "libssl-dev"] if at.relay else [])}
+    for name, needs in wanted.items():
+        for need in needs:
+            expect(need in depends[name], f"{name} depends on {need}", depends[name])
+
+    done = subprocess.run(["unshare", "--mount", "--pid", "--fork", "--kill-child", "true"], capture_output=True, text=True)
+    if done.returncode != 0:
+        cannot(f"namespaces are not to be had here ({done.stderr.strip()})")
+    log = run("unshare", "--mount", "--pid", "--fork", "--kill-child", at.source / "tests/install/clean_root.sh",
+              at.source / "tests/install", *packages.values())
+    print(log)
+    inside, left = log.split("changed:\n")
+    expect(re.search(r"^tenon \d+\.\d+\.\d+$", inside, re.MULTILINE), "the command runs", log)
+    expect(re.search(r"^NAME +STATE +VERSION", inside, re.MULTILINE), "tenon ls lists", log)
+    expect("the client found nothing, as it should" in inside, "a client compiles and runs", log)
+    seen = len(re.findall(r"(?m)^installed: /usr/(?:bin/tenon|include/tenon/subscriber.hpp)$", inside))
+    expect(seen == 2, "they are where they should be", log)
+    of_dpkg = ("/var/lib/dpkg/", "/var/log/", "/var/cache/", "/tmp/")
+    new = [path for path in left.splitlines() if not os.path.lexists(path) and not path.startswith(of_dpkg)]
+    expect(not new, f"left behind by removal: {new}")
+
+
 def headers_alone(at):
     run("cmake", "--build", at.build, "--config", at.config, "--target", "all_verify_interface_header_sets", "-j", "2")
 
@@ -227,6 +294,8 @@ CHECKS = {
     "client_cuda": client_cuda,
     "pkg_config": pkg_config,
     "subproject": subproject,
+    "tarball": tarball,
+    "deb": deb,
     "headers_alone": headers_alone,
 }
 
