@@ -21,5 +21,7 @@ void add_verify(CLI::App& app, Run& run);
 void add_gc(CLI::App& app, Run& run);
 void add_relay(CLI::App& app, Run& run);
 void add_demo(CLI::App& app, Run& run);
+void add_completion(CLI::App& app, Run& run);
+void add_man(CLI::App& app, Run& run);
 
 }  // namespace tenon::cli

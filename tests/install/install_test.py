@@ -7,9 +7,11 @@ Exit status 77: skipped.
 """
 
 import argparse
+import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -29,6 +31,11 @@ def run(*command, timeout=300):
     if done.returncode != 0:
         raise Failed(f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done.stdout
+
+
+def skip(why):
+    print(f"SKIPPED: {why}")
+    sys.exit(77)
 
 
 def expect(condition, what, output=""):
@@ -59,11 +66,12 @@ def examples(at):
     run("cmake", "--build", at.examples, "-j", "2")
 
 
-def trainer_engine(at):
+def hand_over(trainer, engine):
+    """Five versions, from one of these programs to the other."""
     name, last = f"install-test-{os.getpid()}", 5
-    engine = subprocess.Popen([at.examples / "engine", name, str(last)], stdout=subprocess.PIPE, text=True)
+    engine = subprocess.Popen([engine, name, str(last)], stdout=subprocess.PIPE, text=True)
     try:
-        published = run(at.examples / "trainer", name, last, timeout=60)
+        published = run(trainer, name, last, timeout=60)
         seen, _ = engine.communicate(timeout=60)
     finally:
         engine.kill()
@@ -115,8 +123,7 @@ def rl_loop(at):
 
 def client(at, compiler):
     if shutil.which(compiler) is None:
-        print(f"SKIPPED: no {compiler} here; the client header was NOT compiled with it")
-        sys.exit(77)
+        skip(f"no {compiler} here; the client header was NOT compiled with it")
     program = at.work / f"client-{pathlib.Path(compiler).name}"
     sources = sorted((at.source / "tests/install").glob("client_only*.cpp"))
     expect(len(sources) == 2, f"two sources, found {sources}")
@@ -139,29 +146,157 @@ def client_cuda(at):
         expect("libcuda" not in needed, "the driver's library is linked", needed)
 
 
+def pkg_config(at):
+    """In a prefix that was moved, as an unpacked tarball is. Both without --static and with it."""
+    if shutil.which("pkg-config") is None:
+        skip("no pkg-config here; the .pc files were NOT used")
+    moved = at.work / "moved prefix"
+    shutil.rmtree(moved, ignore_errors=True)
+    shutil.copytree(at.prefix, moved, symlinks=True)
+    found = {path.stem: path for path in moved.rglob("*.pc")}
+    folders = {path.parent for path in found.values()}
+    expect(len(folders) == 1, f"one folder of .pc files: {found}")
+    os.environ["PKG_CONFIG_PATH"] = str(folders.pop())
+    leaks = [path for path in found.values() if str(at.prefix) in path.read_text()]
+    expect(not leaks, f"they lead back to where they were first installed: {leaks}")
+
+    uses = [("tenon-client", "-std=c++17", sorted((at.source / "tests/install").glob("client_only*.cpp"))),
+            ("tenon", "-std=c++20", [at.source / "examples/trainer.cpp"])]
+    if at.relay:
+        uses.append(("tenon-relay", "-std=c++20", [at.source / "examples/update_group.cpp"]))
+    if (at.prefix / "include/tenon/cuda.hpp").exists():
+        uses.append(("tenon-cuda", "-std=c++17", sorted((at.source / "tests/install/cuda").glob("*.cpp"))))
+    expect(sorted(found) == sorted(name for name, _, _ in uses), f"a .pc file for each: {sorted(found)}")
+    version = re.search(r"^project\(tenon VERSION (\S+)", (at.source / "CMakeLists.txt").read_text(), re.MULTILINE)[1]
+    for module, standard, sources in uses:
+        run("pkg-config", "--validate", module)
+        expect(run("pkg-config", "--modversion", module).strip() == version, f"{module}'s version")
+        for more in ([], ["--static"]):
+            flags = shlex.split(run("pkg-config", *more, "--cflags", "--libs", module))
+            own = [pathlib.Path(flag[2:]).resolve() for flag in flags if flag.startswith("-I")]
+            expect((moved / "include").resolve() in own, f"{module} is found where it was moved to", flags)
+            program = at.work / f"pc-{module}"
+            run(at.compiler, standard, *WARNINGS, *sources, *flags, "-o", program)
+    run(at.work / "pc-tenon-client", timeout=30)
+    hand_over(at.work / "pc-tenon", at.examples / "engine")
+
+
+def subproject(at):
+    """Tenon's sources in another project, by FetchContent and by add_subdirectory: that gets its targets, and no more."""
+    launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
+    for add in ("OFF", "ON"):
+        build, installed = at.work / f"subproject-{add}", at.work / f"subproject-{add}-prefix"
+        for folder in (build, installed):
+            shutil.rmtree(folder, ignore_errors=True)
+        run("cmake", "-S", at.source / "tests/install/subproject", "-B", build, "-G", "Ninja", f"-DADD={add}",
+            f"-DTENON_SOURCE={at.source}", "-DTENON_CUDA=OFF", f"-DCMAKE_CXX_COMPILER={at.compiler}",
+            "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON", *launcher)
+        run("cmake", "--build", build, "-j", "2", timeout=600)
+        shown = run("cmake", "-LA", "-N", build)
+        options = re.findall(r"^(\w+):(?!STATIC|INTERNAL)", shown, re.MULTILINE)
+        known = r"TENON_|CMAKE_|FETCHCONTENT_|ADD$|[A-Za-z_0-9]+_DIR$|(OPENSSL|Boost|pkgcfg|PKG_CONFIG|OPENSSL)_"
+        strange = [option for option in options if not re.match(known, option)]
+        expect(not strange, f"options that the parent gets: {strange}", shown)
+        expect("\nCMAKE_BUILD_TYPE:STRING=\n" in shown, "the parent's build type stays its own", shown)
+        expect("Total Tests: 0" in run("ctest", "-N", "--test-dir", build), "the parent gets no tests")
+        built = {path.name for path in build.rglob("*") if path.is_file() and os.access(path, os.X_OK)}
+        programs = {name for name in built if re.search(r"tenon|test|bench|demo|_engine|_trainer", name)}
+        expect(programs == {"parent_engine", "parent_trainer"}, f"programs that were built: {programs}")
+        of_parent = [c["command"] for c in json.loads((build / "compile_commands.json").read_text())
+                     if "/examples/" in c["file"]]
+        expect(len(of_parent) == 2 and not any(" -W" in command for command in of_parent),
+               "no flags of Tenon's own for the parent", of_parent)
+        run("cmake", "--install", build, "--prefix", installed)
+        files = sorted(str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file())
+        expect(files == ["bin/parent_engine"], f"the parent installs its own: {files}")
+        hand_over(build / "parent_trainer", build / "parent_engine")
+
+
+def cpack(at, generator, pattern):
+    """The packages of the build; what CPack wrote, by name."""
+    folder = at.work / f"packages-{generator}"
+    shutil.rmtree(folder, ignore_errors=True)
+    run("cpack", "--config", at.build / "CPackConfig.cmake", "-G", generator, "-C", at.config, "-B", folder)
+    return {path.name: path for path in folder.glob(pattern)}
+
+
+def tarball(at):
+    """Unpacked anywhere, it is a prefix."""
+    made = cpack(at, "TGZ", "*.tar.gz")
+    expect(len(made) == 1, f"one tarball: {list(made)}")
+    unpacked = at.work / "unpacked"
+    shutil.rmtree(unpacked, ignore_errors=True)
+    unpacked.mkdir()
+    run("tar", "-xzf", *made.values(), "-C", unpacked)
+    expect(len(list(unpacked.iterdir())) == 1, "it unpacks into a folder of its own")
+    root = next(unpacked.iterdir())
+    expect(run(root / "bin/tenon", "--version").startswith("tenon "), "the command runs")
+    for file in ("man/man1/tenon.1", "bash-completion/completions/tenon", "zsh/site-functions/_tenon"):
+        expect((root / "share" / file).stat().st_size > 1000, f"{file} is there")
+    build = at.work / "tarball-client"
+    shutil.rmtree(build, ignore_errors=True)
+    run("cmake", "-S", at.source / "tests/install/client", "-B", build, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={root}",
+        f"-DCMAKE_CXX_COMPILER={at.compiler}")
+    found = re.search(r"^tenon_DIR:PATH=(.*)$", (build / "CMakeCache.txt").read_text(), re.MULTILINE)
+    expect(found and pathlib.Path(found[1]).is_relative_to(root), f"found another Tenon: {found and found[1]}")
+    run("cmake", "--build", build)
+    run(build / "client", timeout=30)
+
+
+def deb(at):
+    """Installed in a root that is this one's copy, used there, and removed without a trace."""
+    def cannot(why):
+        expect(os.environ.get("TENON_REQUIRE_NAMESPACES") != "1", why)
+        skip(f"{why}: the Debian packages were NOT installed")
+
+    missing = [tool for tool in ("dpkg", "dpkg-shlibdeps", "pkg-config", "unshare") if not shutil.which(tool)]
+    if missing:
+        cannot(f"no {', '.join(missing)} here")
+    made = cpack(at, "DEB", "*.deb")
+    packages = {name.split("_")[0]: path for name, path in made.items()}
+    expect(sorted(packages) == ["libtenon-dev", "tenon"], f"two packages: {list(made)}")
+    depends = {name: run("dpkg-deb", "-f", path, "Depends") for name, path in packages.items()}
+    wanted = {"tenon": ["libc6", "libfmt"] + (["libgloo0", "libssl3"] if at.relay else []),
+              "libtenon-dev": ["libboost-dev"] + (["libgloo-dev", "libssl-dev"] if at.relay else [])}
+    for name, needs in wanted.items():
+        for need in needs:
+            expect(need in depends[name], f"{name} depends on {need}", depends[name])
+
+    done = subprocess.run(["unshare", "--mount", "--pid", "--fork", "--kill-child", "true"], capture_output=True, text=True)
+    if done.returncode != 0:
+        cannot(f"namespaces are not to be had here ({done.stderr.strip()})")
+    log = run("unshare", "--mount", "--pid", "--fork", "--kill-child", at.source / "tests/install/clean_root.sh",
+              at.source / "tests/install", *packages.values())
+    print(log)
+    inside, left = log.split("changed:\n")
+    expect(re.search(r"^tenon \d+\.\d+\.\d+$", inside, re.MULTILINE), "the command runs", log)
+    expect(re.search(r"^NAME +STATE +VERSION", inside, re.MULTILINE), "tenon ls lists", log)
+    expect("the client found nothing, as it should" in inside, "a client compiles and runs", log)
+    seen = len(re.findall(r"(?m)^installed: /usr/(?:bin/tenon|include/tenon/subscriber.hpp)$", inside))
+    expect(seen == 2, "they are where they should be", log)
+    of_dpkg = ("/var/lib/dpkg/", "/var/log/", "/var/cache/", "/tmp/")
+    new = [path for path in left.splitlines() if not os.path.lexists(path) and not path.startswith(of_dpkg)]
+    expect(not new, f"left behind by removal: {new}")
+
+
 def headers_alone(at):
     run("cmake", "--build", at.build, "--config", at.config, "--target", "all_verify_interface_header_sets", "-j", "2")
-
-
-def host_only(at):
-    build = at.work / "host-only"
-    shutil.rmtree(build, ignore_errors=True)
-    run("cmake", "-S", at.source, "-B", build, "-G", "Ninja", "-DTENON_CUDA=OFF", "-DTENON_NCCL=OFF",
-        f"-DCMAKE_CXX_COMPILER={at.compiler}")
-    run("cmake", "--build", build, "--target", "tenon", *(["tenon_relay"] if at.relay else []), "-j", "2", timeout=900)
 
 
 CHECKS = {
     "prefix": prefix,
     "examples": examples,
-    "trainer_engine": trainer_engine,
+    "trainer_engine": lambda at: hand_over(at.examples / "trainer", at.examples / "engine"),
     "rl_loop": rl_loop,
     "update_group": update_group,
     "client_gcc": lambda at: client(at, "g++"),
     "client_clang": lambda at: client(at, "clang++"),
     "client_cuda": client_cuda,
+    "pkg_config": pkg_config,
+    "subproject": subproject,
+    "tarball": tarball,
+    "deb": deb,
     "headers_alone": headers_alone,
-    "host_only": host_only,
 }
 
 
