@@ -19,6 +19,7 @@ void add_inspect(CLI::App& app, Run& run);
 void add_get(CLI::App& app, Run& run);
 void add_verify(CLI::App& app, Run& run);
 void add_gc(CLI::App& app, Run& run);
+void add_doctor(CLI::App& app, Run& run);
 void add_relay(CLI::App& app, Run& run);
 void add_demo(CLI::App& app, Run& run);
 void add_completion(CLI::App& app, Run& run);

@@ -1,5 +1,6 @@
-// What the commands need of CUDA, without its headers. gpu_cuda.cpp is the one file that has them;
-// builds without CUDA have gpu_none.cpp instead, where everything is Error(NoMemoryKind).
+// What the commands need of CUDA, without its headers: gpu_cuda.cpp has them (and
+// doctor/gpu_cuda.cpp); builds without CUDA have gpu_none.cpp instead, where everything is
+// Error(NoMemoryKind).
 #pragma once
 
 #include <cstdint>

@@ -33,7 +33,7 @@ Exit parse_and_run(int argc, char** argv) {
       "'tenon COMMAND --help' has an example of each command.");
   Run run;
   for (const auto add : {add_serve, add_dump, add_ls, add_inspect, add_get, add_verify, add_gc,
-                         add_relay, add_demo, add_completion, add_man}) {
+                         add_relay, add_demo, add_completion, add_man, add_doctor}) {
     add(app, run);
   }
   try {

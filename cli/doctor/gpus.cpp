@@ -1,0 +1,88 @@
+#include "gpus.hpp"
+
+#include <fmt/format.h>
+
+#include <tenon/error.hpp>
+
+#include "../common.hpp"
+#include "child.hpp"
+
+namespace tenon::cli::doctor {
+namespace {
+
+void read_facts(const Json& json, Gpus& gpus) {
+  gpus.error = json.value("error", "");
+  gpus.driver = json.at("driver").get<int>();
+  gpus.runtime = json.at("runtime").get<int>();
+  for (const Json& from : json.at("gpus")) {
+    Gpu gpu;
+    gpu.name = from.at("name").get<std::string>();
+    gpu.uuid = from.at("uuid").get<std::string>();
+    gpu.compute_mode = from.at("compute_mode").get<int>();
+    gpu.mps = from.at("mps").get<bool>();
+    gpu.ipc_events = from.at("ipc_events").get<bool>();
+    if (from.contains("mig")) gpu.mig = from.at("mig").get<bool>();
+    gpu.bytes = from.at("bytes").get<std::uint64_t>();
+    gpus.all.push_back(std::move(gpu));
+  }
+  for (const Json& pair : json.at("separate"))
+    gpus.separate.emplace_back(pair.at(0).get<std::size_t>(), pair.at(1).get<std::size_t>());
+}
+
+// The next line of `child`, parsed.
+std::optional<Json> answer(Child& child, Duration timeout) {
+  const auto line = child.line(detail::Deadline(timeout));
+  if (!line) return std::nullopt;
+  return Json::parse(*line);
+}
+
+std::string no_answer(Child& child, Duration timeout) {
+  const std::string ending = child.ending();
+  return ending == "did not answer" ? ending + " within " + human_duration(timeout) : ending;
+}
+
+void probe(Child& exporter, Duration timeout, Gpus& gpus) {
+  const auto handles = answer(exporter, timeout);
+  if (!handles) {
+    gpus.probe_trouble = "the exporter " + no_answer(exporter, timeout);
+    return;
+  }
+  Child importer({"doctor", "--as", "importer"});
+  importer.send(handles->dump() + "\n");
+  const auto opened = answer(importer, timeout);
+  if (!opened) {
+    gpus.probe_trouble = "the importer " + no_answer(importer, timeout);
+    return;
+  }
+  for (std::size_t i = 0; i < gpus.all.size(); ++i) {
+    gpus.all[i].free = handles->at(i).value("free", std::uint64_t{0});
+    gpus.all[i].memory_trouble = opened->at(i).at("memory").get<std::string>();
+    gpus.all[i].event_trouble = opened->at(i).at("event").get<std::string>();
+  }
+  importer.finish(detail::Deadline(timeout));
+}
+
+}  // namespace
+
+Gpus ask_gpus(Duration timeout) {
+  Gpus gpus;
+  try {
+    Child exporter({"doctor", "--as", "exporter"});
+    const auto facts = answer(exporter, timeout);
+    if (!facts) {
+      gpus.trouble = no_answer(exporter, timeout);
+      return gpus;
+    }
+    read_facts(*facts, gpus);
+    if (gpus.all.empty()) return gpus;
+    probe(exporter, timeout, gpus);
+    if (gpus.probe_trouble.empty()) exporter.finish(detail::Deadline(timeout));
+  } catch (const SystemError& error) {
+    gpus.trouble = std::string("could not be asked: ") + error.what();
+  } catch (const Json::exception& error) {
+    gpus.trouble = std::string("answered what cannot be read: ") + error.what();
+  }
+  return gpus;
+}
+
+}  // namespace tenon::cli::doctor

@@ -1,0 +1,22 @@
+// Asking CUDA, in processes of its own: a driver that hangs or crashes takes none of doctor with
+// it. One exports memory and events of every GPU, another one opens them.
+#pragma once
+
+#include <tenon/detail/wait.hpp>
+
+#include "evidence.hpp"
+
+namespace tenon::cli::doctor {
+
+/// `timeout` is for each answer: what there is, the exporter's memory, the importer's look at it.
+[[nodiscard]] Gpus ask_gpus(Duration timeout);
+
+// What those processes do, by standard input and output. Builds without CUDA have nothing to tell.
+
+/// Prints what there is, then handles of memory and events on every GPU; keeps them until its
+/// standard input ends.
+void tell_of_gpus();
+/// Reads such handles, opens them, prints what became of it.
+void open_handles();
+
+}  // namespace tenon::cli::doctor

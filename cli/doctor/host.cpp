@@ -1,0 +1,307 @@
+// Kernel, shared memory, namespaces, limits.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <sstream>
+
+#include "../common.hpp"
+#include "check.hpp"
+
+namespace tenon::cli::doctor {
+namespace {
+
+constexpr std::uint64_t kMiB = 1 << 20;
+
+// The number that text begins with; 0 when there is none.
+std::uint64_t number_in(std::string_view text) {
+  std::uint64_t number = 0;
+  (void)std::from_chars(text.data(), text.data() + text.size(), number);
+  return number;
+}
+
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+// The value of "Key:<tab>value" in a file of such lines.
+std::string field(const std::string& text, const std::string& key) {
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with(key)) continue;
+    const std::size_t at = line.find_first_not_of(" \t", key.size());
+    return at == std::string::npos ? "" : line.substr(at);
+  }
+  return "";
+}
+
+Finding unreadable(const char* path) {
+  return {Status::not_checked, std::string(path) + " cannot be read here"};
+}
+
+Finding kernel(const Evidence& evidence) {
+  const auto release = evidence.file(file::kKernel);
+  if (!release) return unreadable(file::kKernel);
+  const std::string text = first_line(*release);
+  const std::uint64_t major = number_in(text);
+  const std::uint64_t minor = number_in(std::string_view(text).substr(std::min(
+      text.find('.') == std::string::npos ? text.size() : text.find('.') + 1, text.size())));
+  if (text.find("microsoft") != std::string::npos || text.find("Microsoft") != std::string::npos)
+    return {Status::warn, "Linux " + text + " (WSL)",
+            "GPU memory shared between processes is known to fail on WSL: see ipc-memory; host "
+            "memory works"};
+  if (major < 5 || (major == 5 && minor < 14))
+    return {Status::warn, "Linux " + text,
+            "before Linux 5.14 slots are faulted in page by page, so creating takes longer"};
+  return {Status::ok, "Linux " + text};
+}
+
+Finding shm_size(const Evidence& evidence) {
+  const char* const more =
+      "docker: --shm-size=SIZE or --ipc=host; Kubernetes: an emptyDir of medium Memory at "
+      "/dev/shm; elsewhere: mount -o remount,size=SIZE /dev/shm";
+  if (!evidence.shm)
+    return {Status::fail, "there is no /dev/shm", "mount a tmpfs there: publications live in it"};
+  const Space& shm = *evidence.shm;
+  const std::string text = human_bytes(shm.free) + " of " + human_bytes(shm.bytes) + " free";
+  if (!shm.is_writable)
+    return {Status::fail, "/dev/shm: this user cannot write there",
+            "its mode should be 1777: chmod 1777 /dev/shm"};
+  if (!shm.is_tmpfs)
+    return {Status::warn, text + ", no tmpfs",
+            "what is mounted on /dev/shm is no memory: mount a tmpfs there"};
+  if (shm.free < kMiB)
+    return {Status::fail, text, std::string("'tenon gc' removes leftovers; or make room: ") + more};
+  if (shm.bytes <= 64 * kMiB)
+    return {Status::warn, text + ", as containers have it by default", more};
+  if (shm.free < 256 * kMiB)
+    return {Status::warn, text,
+            "host memory needs a model's bytes there, once or twice: 'tenon gc' removes "
+            "leftovers"};
+  return {Status::ok, text};
+}
+
+// Of those that are asked by two processes.
+std::optional<Finding> not_tried(const Evidence& evidence) {
+  if (evidence.sharing.trouble.empty()) return std::nullopt;
+  return Finding{Status::not_checked, "two processes could not try: " + evidence.sharing.trouble};
+}
+
+Finding shm_sharing(const Evidence& evidence) {
+  if (const auto skipped = not_tried(evidence)) return *skipped;
+  if (!evidence.sharing.seen)
+    return {Status::fail, "another process does not see what this one writes to /dev/shm",
+            "nothing can be published here: is /dev/shm a file system that is shared?"};
+  return {Status::ok, "two processes see the same bytes"};
+}
+
+Finding file_locks(const Evidence& evidence) {
+  if (const auto skipped = not_tried(evidence)) return *skipped;
+  const char* const advice =
+      "places and names are claimed by OFD locks (Linux 3.15): another kernel, or a sandbox "
+      "(gVisor, say) without them, cannot be used";
+  if (!evidence.sharing.locked)
+    return {Status::fail, "another process's file lock in /dev/shm does not refuse", advice};
+  if (!evidence.sharing.freed)
+    return {Status::fail, "the file lock of a killed process is not free", advice};
+  return {Status::ok, "refuse, and die with their holder"};
+}
+
+Finding futex(const Evidence& evidence) {
+  if (const auto skipped = not_tried(evidence)) return *skipped;
+  if (!evidence.sharing.woken)
+    return {Status::warn, "another process's futex wake does not arrive",
+            "waits still end, up to 100 ms late: look at the sandbox or seccomp profile"};
+  return {Status::ok, "one process wakes another"};
+}
+
+Finding stale(const Evidence& evidence) {
+  if (!evidence.stale_trouble.empty()) return {Status::not_checked, evidence.stale_trouble};
+  if (evidence.stale_objects == 0) return {Status::ok, "no leftovers of dead publishers"};
+  return {Status::warn,
+          fmt::format("{} objects of dead publishers, {}", evidence.stale_objects,
+                      human_bytes(evidence.stale_bytes)),
+          "tenon gc"};
+}
+
+Finding remove_ipc(const Evidence& evidence) {
+  if (!evidence.file(file::kSystemd)) return {Status::ok, "no systemd here"};
+  if (evidence.uid < 1000) return {Status::ok, "a system user's objects stay"};
+  const auto logind = evidence.file(file::kLogind);
+  if (logind && field(*logind, "RemoveIPC=") == "no") return {Status::ok, "RemoveIPC=no"};
+  return {Status::warn, "systemd removes this user's /dev/shm objects at logout",
+          "RemoveIPC=no in /etc/systemd/logind.conf, or 'loginctl enable-linger', for a trainer "
+          "that outlives the session"};
+}
+
+Finding huge_pages(const Evidence& evidence) {
+  const auto enabled = evidence.file(file::kHugePages);
+  if (!enabled) return unreadable(file::kHugePages);
+  const std::size_t open = enabled->find('[');
+  const std::size_t close = enabled->find(']');
+  if (open == std::string::npos || close == std::string::npos || close < open)
+    return {Status::not_checked, "shmem_enabled has no choice in brackets"};
+  const std::string chosen = enabled->substr(open + 1, close - open - 1);
+  if (chosen == "never" || chosen == "deny")
+    return {Status::warn, "shmem_enabled is " + chosen,
+            std::string("host memory is faster with: echo advise > ") + file::kHugePages};
+  return {Status::ok, "shmem_enabled is " + chosen};
+}
+
+Finding memory_limit(const Evidence& evidence) {
+  const auto most = evidence.file(file::kMemoryMax);
+  if (!most) return {Status::not_checked, "no cgroup tells of a limit"};
+  if (most->starts_with("max")) return {Status::ok, "no limit"};
+  const std::uint64_t limit = number_in(*most);
+  const std::string text = "limited to " + human_bytes(limit) + " by its cgroup";
+  if (evidence.shm && limit < evidence.shm->bytes)
+    return {Status::warn, text + ", less than /dev/shm",
+            "pages in /dev/shm count: a publication larger than the limit gets its writer killed; "
+            "raise it (docker: --memory)"};
+  return {Status::ok, text};
+}
+
+Finding memlock(const Evidence& evidence) {
+  if (evidence.memlock == Evidence::kUnlimited) return {Status::ok, "unlimited"};
+  const std::string text = human_bytes(evidence.memlock);
+  if (!evidence.infiniband) return {Status::ok, text + "; only RDMA needs more"};
+  return {Status::warn, text + ", and there is InfiniBand",
+          "NCCL over RDMA locks memory: ulimit -l unlimited (docker: --ulimit memlock=-1)"};
+}
+
+Finding stack(const Evidence& evidence) {
+  if (evidence.stack == Evidence::kUnlimited)
+    return {Status::warn, "unlimited",
+            "NCCL's threads get small stacks then, and may crash: ulimit -s 8192"};
+  return {Status::ok, human_bytes(evidence.stack)};
+}
+
+// Inodes of the namespaces that the kernel starts with.
+constexpr const char* kFirstPidNamespace = "pid:[4026531836]";
+constexpr const char* kFirstIpcNamespace = "ipc:[4026531839]";
+
+Finding pid_namespace(const Evidence& evidence) {
+  const auto link = evidence.file(file::kPidNamespace);
+  if (!link) return unreadable(file::kPidNamespace);
+  if (*link == kFirstPidNamespace) return {Status::ok, "the machine's own"};
+  return {Status::warn, "one of its own (" + *link + ")",
+          "fine within one container; between two, GPU memory does not open where both processes "
+          "happen to have the same pid: share it (docker: --pid=host, or --pid=container:NAME)"};
+}
+
+Finding ipc_namespace(const Evidence& evidence) {
+  const auto link = evidence.file(file::kIpcNamespace);
+  if (!link) return unreadable(file::kIpcNamespace);
+  if (*link == kFirstIpcNamespace) return {Status::ok, "the machine's own"};
+  return {Status::warn, "one of its own (" + *link + ")",
+          "fine within one container; two must mount the same /dev/shm (docker: --ipc=host, or "
+          "--ipc=shareable and --ipc=container:NAME)"};
+}
+
+Finding proc(const Evidence& evidence) {
+  if (!evidence.file(file::kStatus))
+    return {Status::warn, "/proc is not there",
+            "the dead are still noticed by their locks, not by pid: mount -t proc proc /proc"};
+  const auto mounts = evidence.file(file::kMounts);
+  if (!mounts) return unreadable(file::kMounts);
+  std::istringstream lines(*mounts);
+  for (std::string line; std::getline(lines, line);) {
+    const bool hides = line.find("hidepid=") != std::string::npos &&
+                       line.find("hidepid=0") == std::string::npos &&
+                       line.find("hidepid=off") == std::string::npos;
+    if (line.find(" /proc proc ") == std::string::npos || !hides) continue;
+    return {Status::warn, "/proc hides other users' processes (hidepid)",
+            "fine for one user; where a group shares a publication, give it gid=GROUP in /proc's "
+            "mount options"};
+  }
+  return {Status::ok, "shows processes"};
+}
+
+Finding seccomp(const Evidence& evidence) {
+  const auto status = evidence.file(file::kStatus);
+  if (!status) return unreadable(file::kStatus);
+  const std::uint64_t mode = number_in(field(*status, "Seccomp:"));
+  const std::string text = mode == 0 ? "no filter" : "a filter";
+  if (evidence.pidfds) return {Status::ok, text + "; pidfd_open works"};
+  return {
+      Status::warn, text + "; pidfd_open is refused",
+      "deaths are noticed up to 100 ms later, by /proc: allow pidfd_open in the seccomp profile "
+      "(docker 20.10 and later do), or Linux 5.3"};
+}
+
+Finding ptrace(const Evidence& evidence) {
+  const auto scope = evidence.file(file::kPtrace);
+  const bool strict = scope && number_in(*scope) > 0;
+  const bool expands =
+      evidence.variable("PYTORCH_CUDA_ALLOC_CONF").find("expandable_segments:True") !=
+          std::string::npos ||
+      evidence.variable("PYTORCH_ALLOC_CONF").find("expandable_segments:True") != std::string::npos;
+  if (strict && expands)
+    return {Status::warn,
+            fmt::format("ptrace_scope is {}, with expandable segments", number_in(*scope)),
+            "PyTorch's own sharing of such memory (pidfd_getfd) is refused; Tenon's needs no "
+            "ptrace"};
+  if (!scope) return {Status::ok, "no Yama; Tenon needs no ptrace"};
+  return {Status::ok, fmt::format("ptrace_scope is {}; Tenon needs no ptrace", number_in(*scope))};
+}
+
+Finding cores(const Evidence& evidence) {
+  double usable = evidence.cpus;
+  const std::string quota = evidence.file(file::kCpuMax).value_or("max");
+  if (const std::size_t at = quota.find(' ');
+      !quota.starts_with("max") && at != std::string::npos) {
+    const std::uint64_t period = number_in(std::string_view(quota).substr(at + 1));
+    if (period > 0)
+      usable =
+          std::min(usable, static_cast<double>(number_in(quota)) / static_cast<double>(period));
+  }
+  const std::string load_text = evidence.file(file::kLoad).value_or("");
+  double load = 0;
+  (void)std::from_chars(load_text.data(), load_text.data() + load_text.size(), load);
+  const std::string text = fmt::format("{:g} usable, load {:.1f}", usable, load);
+  if (usable < 2)
+    return {Status::warn, text,
+            "nothing spins on one core, so every wake costs a sleep; give publisher and engines a "
+            "core each"};
+  if (load > 1.5 * usable)
+    return {Status::warn, text,
+            "more work than cores: wakes come late; AttachOptions::spin of 0 spares the others"};
+  return {Status::ok, text};
+}
+
+Finding clock_source(const Evidence& evidence) {
+  const auto source = evidence.file(file::kClock);
+  if (!source) return unreadable(file::kClock);
+  const std::string text = first_line(*source);
+  constexpr std::array<std::string_view, 3> kSlow{"hpet", "acpi_pm", "jiffies"};
+  if (std::find(kSlow.begin(), kSlow.end(), text) != kSlow.end())
+    return {Status::warn, text,
+            "every look at the clock is a system call, also in waits: boot with tsc where it is "
+            "stable"};
+  return {Status::ok, text};
+}
+
+}  // namespace
+
+const std::vector<Check>& host_checks() {
+  static const std::vector<Check> kChecks{{"kernel", kernel},
+                                          {"shm-size", shm_size},
+                                          {"shm-sharing", shm_sharing},
+                                          {"file-locks", file_locks},
+                                          {"futex", futex},
+                                          {"stale", stale},
+                                          {"remove-ipc", remove_ipc},
+                                          {"huge-pages", huge_pages},
+                                          {"memory-limit", memory_limit},
+                                          {"memlock", memlock},
+                                          {"stack", stack},
+                                          {"pid-namespace", pid_namespace},
+                                          {"ipc-namespace", ipc_namespace},
+                                          {"proc", proc},
+                                          {"seccomp", seccomp},
+                                          {"ptrace", ptrace},
+                                          {"cores", cores},
+                                          {"clock", clock_source}};
+  return kChecks;
+}
+
+}  // namespace tenon::cli::doctor

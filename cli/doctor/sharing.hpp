@@ -1,0 +1,16 @@
+// Whether two processes get along in /dev/shm: bytes, futex, file locks.
+#pragma once
+
+#include <string>
+#include <tenon/detail/wait.hpp>
+
+#include "evidence.hpp"
+
+namespace tenon::cli::doctor {
+
+/// Makes a file in `folder` for as long as this takes.
+[[nodiscard]] Sharing try_sharing(const std::string& folder, Duration timeout);
+/// The other process's part.
+void share_back(const std::string& path);
+
+}  // namespace tenon::cli::doctor

@@ -1,0 +1,267 @@
+"""tenon doctor: what it finds here and on simulated GPUs, in words and as JSON, by the exit codes it promises."""
+
+import json
+import os
+import pathlib
+import pty
+import re
+import struct
+import subprocess
+import time
+import unittest
+
+from support import KIND, TENON, UID, Case, PrivateShm, environment, pattern, segment_path, unique_name
+
+SMALL = [("a", "F32", [2, 2], pattern(16))]
+STATUSES = {"ok", "warn", "fail", "not checked"}
+SIM = KIND == "cuda"
+WITH_CUDA = os.environ.get("TENON_WITH_CUDA") == "1"
+DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / "docs" / "doctor.md"
+MAGIC = 0x01004E4F4E45541D
+
+
+class DoctorCase(Case):
+    def doctor(self, *arguments, expect=None, **more):
+        """What it finds, by name. `expect`: its exit code; by default what its own findings ask for."""
+        line = [TENON, "doctor", *arguments, "--json"]
+        piped = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(line, text=True, **piped, **more) as done:
+            output, errors = done.communicate(timeout=120)
+        what = f"{output}\n{errors}"
+        self.assertIn(done.returncode, (0, 1), what)
+        checks = json.loads(output)["checks"]
+        found = {check["name"]: check for check in checks}
+        self.assertEqual(len(found), len(checks), "two of one name")
+        for check in checks:
+            self.assertEqual(set(check), {"name", "status", "detail", "advice"})
+            self.assertIn(check["status"], STATUSES)
+            self.assertTrue(check["detail"])
+            self.assertEqual(bool(check["advice"]), check["status"] in ("warn", "fail"), check)
+        failed = any(check["status"] == "fail" for check in checks)
+        self.assertEqual(done.returncode, int(failed) if expect is None else expect, what)
+        self.assertFalse(os.path.exists(f"/dev/shm/tenon-doctor.{UID}.{done.pid}"))
+        return found
+
+    def assert_found(self, found, name, status, says):
+        check = found[name]
+        self.assertEqual(check["status"], status, check)
+        self.assertIn(says, check["detail"] + "\n" + check["advice"])
+
+
+class Host(DoctorCase):
+    def test_two_processes_share_wake_and_lock(self):
+        found = self.doctor()
+        for name in ("shm-sharing", "file-locks", "futex"):
+            self.assertEqual(found[name]["status"], "ok", found[name])
+
+    def test_a_full_shm_fails(self):
+        with PrivateShm(1):
+            with open("/dev/shm/full", "wb") as file, self.assertRaises(OSError):
+                while True:
+                    file.write(bytes(65536))
+                    file.flush()
+            found = self.doctor(expect=1)
+            self.assert_found(found, "shm-size", "fail", "tenon gc")
+            self.assert_found(found, "file-locks", "not checked", "No space left")
+
+    def test_a_small_shm_is_a_warning(self):
+        with PrivateShm(64):
+            self.assert_found(self.doctor(), "shm-size", "warn", "--shm-size")
+
+    def test_leftovers_are_counted(self):
+        with PrivateShm(64):
+            self.assert_found(self.doctor(), "stale", "ok", "no leftovers")
+            with open(f"/dev/shm/tenon-slot.{UID}.{'0' * 32}.0", "wb") as slot:
+                slot.write(bytes(4096))
+            self.assert_found(self.doctor(), "stale", "warn", "tenon gc")
+
+    def test_what_the_environment_says(self):
+        found = self.doctor(env=environment(PYTORCH_CUDA_ALLOC_CONF="expandable_segments:True", CUDA_LAUNCH_BLOCKING="1"))
+        self.assert_found(found, "allocator", "warn", "expandable_segments")
+        self.assert_found(found, "launch-blocking", "warn", "CUDA_LAUNCH_BLOCKING")
+
+
+class Printed(DoctorCase):
+    def test_lines_fit_80_columns_without_colour(self):
+        text = subprocess.run([TENON, "doctor"], capture_output=True, text=True, timeout=120).stdout
+        lines = text.splitlines()
+        words = [len(max(re.findall(r"\S+", line), key=len)) for line in lines if line.strip()]
+        for line, longest in zip([line for line in lines if line.strip()], words):
+            self.assertLessEqual(len(line), max(80, 31 + longest), line)
+        self.assertNotIn("\033", text)
+        names = [line.split("  ")[0] for line in lines]
+        self.assertEqual(len([n for n in names if n in STATUSES]), len(self.doctor()))
+        self.assertRegex(lines[-1], r"^\d+ ok, \d+ warn, \d+ fail, \d+ not checked; docs/doctor.md")
+
+    def on_a_terminal(self, **variables):
+        master, slave = pty.openpty()
+        try:
+            process = subprocess.Popen([TENON, "doctor"], stdout=slave, env=environment(TERM="xterm", **variables))
+            os.close(slave)
+            text = b""
+            while True:
+                try:
+                    more = os.read(master, 65536)
+                except OSError:  # all is read, and nobody writes any more
+                    break
+                if not more:
+                    break
+                text += more
+            process.wait(60)
+            return text
+        finally:
+            os.close(master)
+
+    def test_terminals_get_colour_unless_they_do_not_want_it(self):
+        self.assertIn(b"\033[32mok", self.on_a_terminal())
+        self.assertNotIn(b"\033", self.on_a_terminal(NO_COLOR="1"))
+
+    def test_the_document_has_a_row_for_each_check(self):
+        rows = re.findall(r'^\| <a id="([\w-]+)"></a>`([\w-]+)` \| ([^|]+) \| ([^|]+) \|$', DOCUMENT.read_text(), re.MULTILINE)
+        for anchor, name, _, _ in rows:
+            self.assertEqual(anchor, name)
+        self.assertEqual([name for _, name, _, _ in rows], list(self.doctor("nobody-publishes-this", expect=1)))
+
+
+class Publications(DoctorCase):
+    def test_one_that_is_ready(self):
+        name = unique_name()
+        self.serve(self.file(SMALL), name)
+        self.assert_found(self.doctor(name), "publication", "ok", "can be attached to")
+        self.assertEqual(self.json_of("inspect", name)["subscribers"], [])
+
+    def test_absent(self):
+        self.assert_found(self.doctor(unique_name(), expect=1), "publication", "fail", "absent")
+
+    def test_stale(self):
+        name = unique_name()
+        serve = self.serve(self.file(SMALL), name)
+        serve.process.kill()
+        serve.wait()
+        self.assert_found(self.doctor(name, expect=1), "publication", "fail", "stale")
+
+    def segment(self, raw):
+        name = unique_name()
+        with open(segment_path(name), "wb") as file:
+            file.write(raw)
+        self.addCleanup(lambda: os.path.exists(segment_path(name)) and os.unlink(segment_path(name)))
+        return name
+
+    def test_of_another_version(self):
+        name = self.segment(struct.pack("<QII", MAGIC, 99, 0) + bytes(8192))
+        self.assert_found(self.doctor(name, expect=1), "publication", "fail", "format 99.0")
+
+    def test_damaged(self):
+        name = self.segment(pattern(8192))
+        self.assert_found(self.doctor(name, expect=1), "publication", "fail", "magic")
+
+    def test_not_yours(self):
+        name = unique_name()
+        os.symlink(self.file(SMALL), segment_path(name))
+        self.addCleanup(os.unlink, segment_path(name))
+        self.assert_found(self.doctor(name, expect=1), "publication", "fail", "not-yours")
+
+    def test_a_bad_name_is_2(self):
+        self.run_tenon("doctor", "a/b", expect=2)
+
+
+@unittest.skipIf(SIM, "of the real runtime")
+class WithoutDriver(DoctorCase):
+    def test_no_gpu_is_no_failure(self):
+        found = self.doctor(env=environment(CUDA_VISIBLE_DEVICES=""))
+        for name in ("compute-mode", "mig", "mps", "ipc-memory", "ipc-events", "peers", "gpu-memory"):
+            self.assertEqual(found[name]["status"], "not checked", found[name])
+
+
+@unittest.skipUnless(SIM, "takes the simulated CUDA runtime")
+class Gpus(DoctorCase):
+    def on(self, expect=None, arguments=(), **variables):
+        return self.doctor(*arguments, expect=expect, env=environment(**variables))
+
+    def test_a_sound_machine(self):
+        found = self.on()
+        for name in ("runtime", "gpus", "visible-devices", "compute-mode", "mps", "ipc-memory", "ipc-events", "peers", "gpu-memory"):
+            self.assertEqual(found[name]["status"], "ok", found[name])
+        self.assert_found(found, "gpus", "ok", "2 x Tenon simulated GPU")
+        self.assertEqual(self.node.violations(), 0)
+
+    def test_no_driver(self):
+        found = self.on(TENON_SIM_DRIVER="0")
+        for name in ("runtime", "gpus", "ipc-memory"):
+            self.assertEqual(found[name]["status"], "not checked", found[name])
+
+    def test_an_old_driver(self):
+        self.assert_found(self.on(expect=1, TENON_SIM_DRIVER="12040"), "runtime", "fail", "CUDA 12.4")
+
+    def test_compute_modes(self):
+        for mode in ("exclusive", "prohibited"):
+            found = self.on(expect=1, TENON_SIM_COMPUTE_MODE=mode)
+            self.assert_found(found, "compute-mode", "fail", "GPUs 0, 1")
+            self.assert_found(found, "ipc-memory", "fail", "cudaErrorDevicesUnavailable")
+
+    def test_mig_and_mps(self):
+        found = self.on(TENON_SIM_DEVICE_NAME="NVIDIA A100 MIG 1g.5gb", TENON_SIM_ATTRIBUTES="133:1")
+        self.assert_found(found, "mig", "warn", "GPU instance")
+        self.assert_found(found, "mps", "warn", "GPUs 0, 1")
+
+    def test_mig_is_asked_of_nvml(self):
+        library = os.environ["TENON_TEST_NVML"]
+        for mode, status in (("1", "warn"), ("0", "ok"), ("unsupported", "ok"), ("broken", "not checked")):
+            with self.subTest(mode=mode):
+                self.assertEqual(self.on(TENON_NVML_LIBRARY=library, TENON_TEST_MIG=mode)["mig"]["status"], status)
+        self.assertEqual(self.on(TENON_NVML_LIBRARY="/nowhere/libnvidia-ml.so")["mig"]["status"], "not checked")
+
+    def test_peers(self):
+        self.assert_found(self.on(TENON_SIM_NO_PEER="1"), "peers", "warn", "0-1, 1-0")
+        self.assert_found(self.on(TENON_SIM_DEVICES="1"), "peers", "ok", "one GPU")
+
+    def test_visible_devices(self):
+        found = self.on(CUDA_VISIBLE_DEVICES="")
+        self.assert_found(found, "visible-devices", "warn", "shows 0")
+        self.assert_found(found, "gpus", "warn", "visible-devices")
+        self.assert_found(self.on(CUDA_VISIBLE_DEVICES="1,7,0"), "visible-devices", "warn", "shows 1 of 3")
+        self.assert_found(self.on(CUDA_VISIBLE_DEVICES="1"), "visible-devices", "ok", "'1' shows 1")
+
+    def test_memory_that_does_not_open(self):
+        for call, error, says in (
+            ("cudaIpcOpenMemHandle", 205, "cudaErrorMapBufferObjectFailed"),
+            ("cudaIpcGetMemHandle", 801, "cudaErrorNotSupported"),
+            ("cudaMemcpy", 719, "cudaErrorLaunchFailure"),
+        ):
+            with self.subTest(call=call):
+                found = self.on(expect=1, TENON_SIM_FAIL=f"{call}:0:{error}")
+                self.assert_found(found, "ipc-memory", "fail", says)
+                self.assert_found(found, "ipc-events", "ok", "saw one pass")
+
+    def test_events_that_do_not_open(self):
+        for call in ("cudaIpcOpenEventHandle", "cudaIpcGetEventHandle", "cudaEventQuery"):
+            with self.subTest(call=call):
+                found = self.on(TENON_SIM_FAIL=f"{call}:0:400")
+                self.assert_found(found, "ipc-events", "warn", "cudaErrorInvalidResourceHandle")
+                self.assert_found(found, "ipc-memory", "ok", "")
+        self.assert_found(self.on(TENON_SIM_ATTRIBUTES="125:0"), "ipc-events", "warn", "not supported")
+
+    def test_a_full_gpu(self):
+        self.assert_found(self.on(TENON_SIM_MEMORY="300000000"), "gpu-memory", "warn", "300 MB free")
+
+    def test_a_driver_that_hangs_or_crashes_is_a_line(self):
+        begin = time.monotonic()
+        found = self.on(expect=1, arguments=("--timeout", "5s"), TENON_SIM_DELAY_US="1000000000000")
+        self.assertLess(time.monotonic() - begin, 60)  # of some days
+        self.assert_found(found, "ipc-memory", "fail", "the exporter did not answer within 5 s")
+        self.assert_found(found, "driver", "ok", "CUDA")
+        found = self.on(expect=1, TENON_SIM_DEVICES="99")  # the simulator refuses by abort()
+        self.assert_found(found, "driver", "fail", "was ended by signal 6")
+
+    def test_a_publication_on_a_device_that_is_hidden(self):
+        name = unique_name()
+        self.serve(self.file(SMALL), name, "--memory", "cuda:1")
+        self.assert_found(self.doctor(name), "publication", "ok", "can be attached to")
+        found = self.on(expect=1, arguments=(name,), CUDA_VISIBLE_DEVICES="0")
+        self.assert_found(found, "publication", "fail", "which is not seen here")
+
+    def test_nccl(self):
+        found = self.on(expect=1, TENON_NCCL_LIBRARY="/nowhere/libnccl.so.2")
+        if found["nccl"]["status"] == "not checked":
+            self.skipTest("built without NCCL's header")
+        self.assert_found(found, "nccl", "fail", "TENON_NCCL_LIBRARY")
