@@ -52,6 +52,21 @@ bool Publisher::Impl::is_there() {
   return true;
 }
 
+// The first of the two stages of a version that its writer sees; the host function has the others.
+void Publisher::Impl::slots_are_free(detail::StageTimer& waiting) noexcept {
+  waiting.done(attempt_->version);
+  attempt_->gather_begin = detail::monotonic_ns();
+  log_->stages().enter(format::Stage::gather, attempt_->gather_begin);
+}
+
+// Of the buckets written in this version.
+std::uint64_t Publisher::Impl::gathered_bytes() const noexcept {
+  std::uint64_t bytes = 0;
+  for (std::size_t b = 0; b < buckets_.size(); ++b)
+    if (attempt_->progress[b] == Progress::sealed) bytes += payload_[b];
+  return bytes;
+}
+
 // Of the buckets written in this version; those that were kept have theirs.
 Publisher::Impl::Store Publisher::Impl::checksum_store() {
   if (!checksums_) return {};

@@ -90,7 +90,8 @@ class Publisher::Impl {
     Duration at_commit{};            ///< for readers of the records that the version takes over
     std::uint64_t saved_oldest = 0;  ///< to un-retire, as long as nothing was written
     std::uint64_t saved_current = 0;
-    bool written = false;     ///< a byte or a record of this version is out
+    std::uint64_t gather_begin = 0;  ///< monotonic_ns() when its slots were free
+    bool written = false;            ///< a byte or a record of this version is out
     bool copies = false;      ///< work of Tenon's own is in the stream, not only the trainer's
     bool enqueued = false;    ///< work behind which nothing tells yet that it has run
     bool reads_host = false;  ///< work that reads sources in host memory
@@ -109,6 +110,8 @@ class Publisher::Impl {
   void check_source(std::size_t parameter, const Source& source) const;
   void check_pointers(std::size_t bucket, std::span<const Source> sources) const;
   void await_readers(std::uint64_t line);
+  void slots_are_free(detail::StageTimer& waiting) noexcept;
+  [[nodiscard]] std::uint64_t gathered_bytes() const noexcept;
   void clear_records();
   void open_streaming(std::size_t bucket);
   void seal_as(std::size_t bucket, bool unchanged);
@@ -138,7 +141,8 @@ class Publisher::Impl {
   std::unique_ptr<Gather> gather_;
   std::shared_ptr<ipc::LogWriter> log_;  ///< shared with host functions that have not run
   std::vector<Bucket> buckets_;
-  std::vector<Expected> expected_;  ///< per parameter
+  std::vector<std::uint64_t> payload_;  ///< bytes of parameters, per bucket
+  std::vector<Expected> expected_;      ///< per parameter
   std::uint64_t next_version_ = 1;
   std::uint64_t committed_ = 0;  ///< the last version; aborted ones may have used numbers since
   std::optional<Attempt> attempt_;
