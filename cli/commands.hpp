@@ -21,5 +21,8 @@ void add_verify(CLI::App& app, Run& run);
 void add_gc(CLI::App& app, Run& run);
 void add_relay(CLI::App& app, Run& run);
 void add_demo(CLI::App& app, Run& run);
+void add_watch(CLI::App& app, Run& run);
+void add_metrics(CLI::App& app, Run& run);
+void add_trace(CLI::App& app, Run& run);
 
 }  // namespace tenon::cli

@@ -33,7 +33,7 @@ Exit parse_and_run(int argc, char** argv) {
       "'tenon COMMAND --help' has an example of each command.");
   Run run;
   for (const auto add : {add_serve, add_dump, add_ls, add_inspect, add_get, add_verify, add_gc,
-                         add_relay, add_demo}) {
+                         add_relay, add_demo, add_watch, add_metrics, add_trace}) {
     add(app, run);
   }
   try {

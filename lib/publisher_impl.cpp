@@ -382,6 +382,7 @@ void Publisher::Impl::put_checked(std::size_t bucket, std::span<const Source> so
   std::byte* slot = open(bucket);
   // Until it is known, and when that throws, it may be the host's memory that is read.
   const bool read_host = std::exchange(attempt_->reads_host, true);
+  if (!attempt_->copies && log_->stages().is_traced()) gather_->mark_begin(attempt_->stream);
   attempt_->copies = true;
   if (gather_->run(bucket, sources, slot, attempt_->stream)) attempt_->reads_host = read_host;
   crash_point(CrashPoint::publish_bucket);
@@ -442,6 +443,7 @@ std::uint64_t Publisher::Impl::commit() {
   clear_records();
   write_records();
   crash_point(CrashPoint::publish_records);
+  measure_gather();
   const std::uint64_t last = start() + buckets_.size() - 1;
   store_behind([sums = checksum_store(), first = start(), last,
                 streaming = mode_ == Mode::streaming, begin = a.gather_begin,

@@ -56,6 +56,7 @@ class Publisher::Impl {
   void check_owner() const;
   [[nodiscard]] bool is_owner() const noexcept { return ::getpid() == pid_; }
   [[nodiscard]] const ipc::LogWriter& log() const noexcept { return *log_; }
+  [[nodiscard]] detail::StageRecorder& stages() noexcept { return log_->stages(); }
   [[nodiscard]] const Layout& layout() const noexcept { return layout_; }
   [[nodiscard]] Mode mode() const noexcept { return mode_; }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
@@ -112,6 +113,8 @@ class Publisher::Impl {
   void await_readers(std::uint64_t line);
   void slots_are_free(detail::StageTimer& waiting) noexcept;
   [[nodiscard]] std::uint64_t gathered_bytes() const noexcept;
+  void measure_gather();
+  void tell_measured();
   void clear_records();
   void open_streaming(std::size_t bucket);
   void seal_as(std::size_t bucket, bool unchanged);
@@ -150,7 +153,9 @@ class Publisher::Impl {
   std::uint64_t slot_bytes_ = 0;
   std::uint64_t enqueued_ = 0;  ///< completions enqueued, in all
   std::atomic<bool> closed_{false};
-  bool in_use_ = false;  ///< GPU memory, when it was closed
+  ipc::Gathered measured_{};            ///< traced: on the device, of measured_version_
+  std::uint64_t measured_version_ = 0;  ///< 0: none is being measured
+  bool in_use_ = false;                 ///< GPU memory, when it was closed
 };
 
 }  // namespace tenon
