@@ -1,5 +1,7 @@
 // Where the time goes, told by real processes: counts and bytes are those of what was done, and
 // whoever writes nonsense into the statistics harms nobody.
+#include <filesystem>
+#include <fstream>
 #include <random>
 #include <support/support.hpp>
 #include <tenon/inspect.hpp>
@@ -94,6 +96,28 @@ TEST_P(StagesAt, AddUpInEveryProcess) {
                                   : kVersions;
   EXPECT_EQ(mine[Stage::wait_for_slots].count, waits);
   EXPECT_EQ(mine.now, std::nullopt);
+}
+
+TEST_P(StagesAt, TheDeviceMeasuresTheGatherWhileItIsTraced) {
+  std::string folder = "/tmp/" + name_ + "-XXXXXX";
+  ASSERT_NE(::mkdtemp(folder.data()), nullptr);
+  ::setenv("TENON_TRACE", folder.c_str(), 1);
+  {
+    Publisher pub = create();
+    ::unsetenv("TENON_TRACE");
+    for (std::uint64_t v = 1; v <= 3; ++v) model_.publish(pub, v);
+    const StageSum device = (*inspect(name_).stages)[Stage::gather_device];
+    EXPECT_EQ(device.count, GetParam().memory == MemoryKind::cuda ? 3u : 0u);
+    EXPECT_EQ(device.bytes, device.count * model_.layout.payload_bytes());
+  }
+  std::size_t lines = 0;
+  for (const auto& file : std::filesystem::directory_iterator(folder)) {
+    std::ifstream in(file.path());
+    for (std::string line; std::getline(in, line);)
+      lines += line.find("gather_device") < 40 ? 1 : 0;
+  }
+  std::filesystem::remove_all(folder);
+  EXPECT_EQ(lines > 0, GetParam().memory == MemoryKind::cuda);
 }
 
 TEST_P(StagesAt, AnAbortedVersionCountsForNothing) {
@@ -218,8 +242,11 @@ TEST_F(StagesOnHost, ASubscriberKilledInTheMiddleLeavesItsPlaceToOthers) {
   killed.kill();
   auto sub = Subscriber::attach(name_, {.label = "next"});
   EXPECT_TRUE(sub.try_acquire());
-  for (const SubscriberInfo& s : pub_.subscribers())
-    if (s.label == "next") EXPECT_EQ((*s.stages)[Stage::hold].count, 1u);
+  for (const SubscriberInfo& s : pub_.subscribers()) {
+    if (s.label == "next") {
+      EXPECT_EQ((*s.stages)[Stage::hold].count, 1u);
+    }
+  }
 }
 
 }  // namespace
