@@ -24,5 +24,8 @@ void add_relay(CLI::App& app, Run& run);
 void add_demo(CLI::App& app, Run& run);
 void add_completion(CLI::App& app, Run& run);
 void add_man(CLI::App& app, Run& run);
+void add_watch(CLI::App& app, Run& run);
+void add_metrics(CLI::App& app, Run& run);
+void add_trace(CLI::App& app, Run& run);
 
 }  // namespace tenon::cli

@@ -1,6 +1,7 @@
 // An inference process of `tenon demo`: takes every version and checks every byte of it.
 #include <atomic>
 #include <cstring>
+#include <tenon/stages.hpp>
 #include <tenon/subscriber.hpp>
 
 #include "demo.hpp"
@@ -47,6 +48,7 @@ class Engine {
     return on_host(subscriber_.memory(), first + piece.offset, piece.bytes, room);
   }
   [[nodiscard]] const Layout& layout() const noexcept { return subscriber_.layout(); }
+  [[nodiscard]] detail::StageRecorder& stages() const noexcept { return subscriber_.stages(); }
 
  private:
   static Subscriber attach(const DemoPlan& plan, std::uint32_t who) {
@@ -88,6 +90,8 @@ void check_versions(const DemoPlan& plan, std::uint32_t who, int reports) {
     report.at_ns = detail::monotonic_ns();
     report.wrong = count_wrong(engine, version, threads);
     report.took_ns = detail::monotonic_ns() - report.at_ns;
+    engine.stages().record(Stage::verify, version, report.at_ns, report.at_ns + report.took_ns,
+                           engine.layout().payload_bytes());
     engine.let_go();
     send_report(reports, report);
   }

@@ -5,7 +5,7 @@
 #include <tenon/inspect.hpp>
 
 #include "commands.hpp"
-#include "metadata.hpp"
+#include "looking.hpp"
 #include "options.hpp"
 
 namespace tenon::cli {
@@ -18,71 +18,6 @@ struct InspectOptions {
   bool parameters = false;
 };
 
-// What there is nothing to show of is an error, as it is for every other command.
-PublicationInfo look(const InspectOptions& options) {
-  PublicationInfo info = tenon::inspect(options.name, options.owner);
-  const std::string what = "inspecting '" + options.name + "': " + info.why;
-  if (info.state == Attach::absent) {
-    throw Error(Errc::NotFound, what + " ('tenon ls' lists what is published)");
-  }
-  if (info.state == Attach::wrong_version) throw Error(Errc::WrongVersion, what);
-  if (info.state == Attach::not_yours) throw Error(Errc::NotYours, what);
-  return info;
-}
-
-Json json_of(const SubscriberInfo& subscriber) {
-  return {{"place", subscriber.place},
-          {"pid", subscriber.pid},
-          {"label", subscriber.label},
-          {"alive", subscriber.alive},
-          {"holds", subscriber.holds},
-          {"held_ms", std::chrono::duration<double, std::milli>(subscriber.held_for).count()},
-          {"last_version", subscriber.last_version}};
-}
-
-Json parameters_json(const Layout& layout) {
-  Json all = Json::array();
-  for (std::size_t i = 0; i < layout.size(); ++i) {
-    const Placement place = layout[i];
-    Json json{{"name", place.name},
-              {"dtype", info(place.dtype).name},
-              {"shape", dimensions(place.shape)},
-              {"bucket", place.bucket},
-              {"offset", place.offset},
-              {"bytes", place.bytes}};
-    if (const auto original = layout.tied_to(i)) json["tied_to"] = layout[*original].name;
-    all.push_back(std::move(json));
-  }
-  return all;
-}
-
-Json json_of(const PublicationInfo& info, bool parameters) {
-  Json json{{"name", info.name},
-            {"state", name_of(info.state)},
-            {"why", info.why},
-            {"owner", info.owner}};
-  if (!info.layout) return json;
-  json["pid"] = info.pid;
-  json["label"] = info.label;
-  json["instance"] = info.instance;
-  json["created_at"] = time_text(info.created_at);
-  json["mode"] = name_of(info.mode);
-  json["memory"] = name_of(info.memory);
-  json["checksums"] = info.checksums;
-  if (!info.device.empty()) json["device"] = info.device;
-  json["version"] = info.version;
-  json["parameter_count"] = info.layout->size();
-  json["bytes"] = info.layout->payload_bytes();
-  json["buckets"] = info.buckets;
-  json["slots"] = info.slots;
-  json["slot_bytes"] = info.slot_bytes;
-  json["metadata"] = metadata_json(*info.layout).value_or(Json::object());
-  json["subscribers"] = Json::array();
-  for (const SubscriberInfo& s : info.subscribers) json["subscribers"].push_back(json_of(s));
-  if (parameters) json["parameters"] = parameters_json(*info.layout);
-  return json;
-}
-
 std::string subscribers_text(const PublicationInfo& info) {
   if (info.subscribers.empty()) return "";
   std::vector<std::vector<std::string>> rows{{"PLACE", "PID", "HOLDS", "FOR", "LAST", "LABEL"}};
@@ -94,6 +29,16 @@ std::string subscribers_text(const PublicationInfo& info) {
                     printable(s.label)});
   }
   return "\n" + table(rows);
+}
+
+std::string stages_text(const PublicationInfo& info) {
+  std::vector<std::vector<std::string>> rows;
+  if (info.stages) add_stage_rows(rows, "publisher", *info.stages);
+  for (const SubscriberInfo& s : info.subscribers)
+    if (s.stages) add_stage_rows(rows, fmt::format("place {}", s.place), *s.stages);
+  if (rows.empty()) return "";
+  rows.insert(rows.begin(), {"STAGE OF", "STAGE", "TIMES", "MEAN", "LONGEST", "LAST", "RATE"});
+  return "\n" + table(rows, {2, 3, 4, 5, 6});
 }
 
 std::string parameters_text(const Layout& layout) {
@@ -137,12 +82,12 @@ std::string text_of(const PublicationInfo& info) {
 }
 
 Exit inspect(const InspectOptions& options) {
-  const PublicationInfo info = look(options);
+  const PublicationInfo info = look("inspecting", options.name, options.owner);
   if (options.json) {
     print_json(json_of(info, options.parameters));
     return Exit::ok;
   }
-  std::string text = text_of(info) + subscribers_text(info);
+  std::string text = text_of(info) + subscribers_text(info) + stages_text(info);
   if (options.parameters && info.layout) text += parameters_text(*info.layout);
   print(text);
   return Exit::ok;

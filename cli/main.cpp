@@ -32,8 +32,9 @@ Exit parse_and_run(int argc, char** argv) {
       "parameter,\n4 deadline passed, 5 peer died, 6 refused, 130 interrupted.\n"
       "'tenon COMMAND --help' has an example of each command.");
   Run run;
-  for (const auto add : {add_serve, add_dump, add_ls, add_inspect, add_get, add_verify, add_gc,
-                         add_relay, add_demo, add_completion, add_man, add_doctor}) {
+  for (const auto add :
+       {add_serve, add_dump, add_ls, add_inspect, add_get, add_verify, add_gc, add_relay, add_demo,
+        add_completion, add_man, add_doctor, add_watch, add_metrics, add_trace}) {
     add(app, run);
   }
   try {

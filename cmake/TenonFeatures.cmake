@@ -59,7 +59,9 @@ set(TENON_CLIENT_HEADERS
   include/tenon/detail/process.hpp
   include/tenon/detail/segment.hpp
   include/tenon/detail/shared_object.hpp
+  include/tenon/detail/stage_recorder.hpp
   include/tenon/detail/suggest.hpp
+  include/tenon/detail/trace_file.hpp
   include/tenon/detail/wait.hpp
   include/tenon/checksum.hpp
   include/tenon/copy_item.hpp
@@ -69,5 +71,6 @@ set(TENON_CLIENT_HEADERS
   include/tenon/lease.hpp
   include/tenon/load_plan.hpp
   include/tenon/name.hpp
+  include/tenon/stages.hpp
   include/tenon/subscriber.hpp
   include/tenon/types.hpp)

@@ -113,7 +113,7 @@ void sign(format::Header& h) {
 }
 
 void describe(format::Header& h, const SegmentRequest& request, const MemoryIdentity& memory,
-              const format::Sections& at) {
+              const format::Sections& at, std::uint64_t statistics) {
   read_boot_id(h.boot_id);
   h.total_bytes = at.end;
   h.memory_kind = static_cast<std::uint32_t>(memory.kind);
@@ -127,6 +127,7 @@ void describe(format::Header& h, const SegmentRequest& request, const MemoryIden
   h.layout_bytes = request.layout.bytes().second;
   h.layout_hash = request.layout.hash();
   h.checksum_bytes = at.end - at.checksums;
+  h.statistics_at = statistics;
   h.created_at = realtime_ns();
   copy_text(h.label, request.label);
   h.oldest.store(1, std::memory_order_relaxed);
@@ -177,15 +178,17 @@ std::unique_ptr<LogWriter> create_segment(const SegmentRequest& request, SlotMem
     const format::Sections at(
         request.slots, entries, request.layout.bytes().second,
         request.checksums ? sets * request.layout.size() * sizeof(std::uint64_t) : 0);
-    allocate_object(object, at.end);
+    const std::uint64_t statistics = format::round_up(at.end, 4096);  // no page shared with words
+    const std::uint64_t bytes = statistics + format::kStatisticsBytes;
+    allocate_object(object, bytes);
     crash_point(CrashPoint::create_sized);
-    object.map(at.end);
+    object.map(bytes);
     auto& header = *reinterpret_cast<format::Header*>(object.data());
     sign(header);
     crash_point(CrashPoint::create_signed);
-    describe(header, request, memory.identity(), at);
+    describe(header, request, memory.identity(), at, statistics);
     crash_point(CrashPoint::create_described);
-    detail::Facts facts = detail::read_facts(header, at.end, owner);
+    detail::Facts facts = detail::read_facts(header, bytes, owner);
     memory.allocate(facts, slot_sizes(request), progress);
     crash_point(CrashPoint::create_slots);
     detail::Segment segment(std::move(object), std::move(facts));

@@ -163,14 +163,21 @@ void LogWriter::write_checksums(std::uint32_t slot, std::size_t first, std::size
   crash_point(CrashPoint::publish_checksums);
 }
 
-void LogWriter::complete_version(std::uint64_t start) noexcept {
-  header().published_at.store(detail::monotonic_ns(), std::memory_order_relaxed);
+void LogWriter::complete_version(std::uint64_t start, const Gathered& gather) noexcept {
+  const std::uint64_t published_at = detail::monotonic_ns();
+  header().published_at.store(published_at, std::memory_order_relaxed);
   // release: the records and every byte of the version are visible to whoever reads this start.
   current_.store(start, std::memory_order_relaxed);
   header().current.store(start, std::memory_order_release);
   crash_point(CrashPoint::complete_current);
   wake(header().wake);
   crash_point(CrashPoint::complete_woken);
+  const std::uint64_t woken = detail::monotonic_ns();
+  const std::uint64_t version = format::version_of(start, buckets());
+  stages_.leave();
+  stages_.record(format::Stage::gather, version, gather.begin, gather.end, gather.bytes);
+  stages_.record(format::Stage::publish, version, gather.end, published_at);
+  stages_.record(format::Stage::wake, version, published_at, woken);
 }
 
 void LogWriter::complete_record(std::uint64_t n) noexcept {

@@ -8,6 +8,7 @@
 #include <string>
 #include <tenon/detail/claim.hpp>
 #include <tenon/detail/segment.hpp>
+#include <tenon/detail/stage_recorder.hpp>
 #include <tenon/detail/wait.hpp>
 #include <tenon/inspect.hpp>
 #include <vector>
@@ -19,6 +20,13 @@ namespace tenon::ipc {
 struct Patience {
   const detail::Deadline& deadline;
   const std::function<void()>& check;
+};
+
+/// How long the bytes of a version took to get in place, as monotonic_ns().
+struct Gathered {
+  std::uint64_t begin;
+  std::uint64_t end;
+  std::uint64_t bytes;
 };
 
 /// One writer per word: everything here is written by the publisher alone, except the wake words.
@@ -34,7 +42,11 @@ class LogWriter {
   LogWriter(detail::Segment segment, detail::Claim claim)
       : segment_(std::move(segment)),
         claim_(std::move(claim)),
-        owned_(claim_.fd(), format::kPublisherByte) {}
+        owned_(claim_.fd(), format::kPublisherByte) {
+    const std::string& object = segment_.object().name();
+    stages_.open(segment_.stages(format::kPublisherByte),
+                 object.substr(object.find('.', 6) + 1) + " publisher");
+  }
 
   [[nodiscard]] const detail::Segment& segment() const noexcept { return segment_; }
   [[nodiscard]] std::uint64_t buckets() const noexcept { return segment_.facts().buckets; }
@@ -45,6 +57,9 @@ class LogWriter {
   [[nodiscard]] std::uint64_t oldest() const noexcept {
     return oldest_.load(std::memory_order_relaxed);
   }
+
+  /// Where the publisher's time goes.
+  [[nodiscard]] detail::StageRecorder& stages() noexcept { return stages_; }
 
   /// Moves the line: from here on nothing below it can be newly pinned. `withdraw_current`: nothing
   /// at all.
@@ -67,7 +82,8 @@ class LogWriter {
   void write_checksums(std::uint32_t slot, std::size_t first, std::size_t last,
                        const std::uint64_t* sums) noexcept;
   /// The version that starts at `start` is complete: all records written, all bytes in place.
-  void complete_version(std::uint64_t start) noexcept;
+  /// `gather`: for the statistics.
+  void complete_version(std::uint64_t start, const Gathered& gather) noexcept;
   /// Streaming: every record up to n has its bytes in place.
   void complete_record(std::uint64_t n) noexcept;
   /// Streaming: the version before `next_start` will never be complete.
@@ -95,6 +111,7 @@ class LogWriter {
   detail::Segment segment_;
   detail::Claim claim_;
   detail::Owned owned_;  ///< the publisher's byte
+  detail::StageRecorder stages_;
   std::atomic<std::uint64_t> oldest_{
       1};  ///< as create_segment stored it; atomic for version() from any thread
   std::atomic<std::uint64_t> current_{0};

@@ -14,6 +14,39 @@ namespace {
 
 namespace cuda = detail::cuda;
 
+/// Two events that keep the time; made at their first use.
+class DeviceClock {
+ public:
+  DeviceClock() = default;
+  DeviceClock(const DeviceClock&) = delete;
+  DeviceClock& operator=(const DeviceClock&) = delete;
+  ~DeviceClock() {
+    for (const ::cudaEvent_t event : events_)
+      if (event != nullptr) (void)cuda::forgotten(cudaEventDestroy(event));
+  }
+  /// 0: begin; 1: end.
+  void mark(std::size_t which, cudaStream_t stream) {
+    if (which == 1 && !begun_) return;
+    ::cudaEvent_t& event = events_[which];
+    if (event == nullptr) cuda::check(cudaEventCreate(&event), "cudaEventCreate");
+    cuda::check(cudaEventRecord(event, stream), "cudaEventRecord");
+    begun_ = which == 0;
+    marked_ = which == 1;
+  }
+  [[nodiscard]] std::optional<Duration> read() {
+    if (!std::exchange(marked_, false)) return std::nullopt;
+    float ms = 0;
+    const cudaError_t error = cuda::forgotten(cudaEventElapsedTime(&ms, events_[0], events_[1]));
+    if (error != cudaSuccess) return std::nullopt;
+    return Duration(static_cast<std::int64_t>(std::max(ms, 0.0F) * 1e6F));
+  }
+
+ private:
+  ::cudaEvent_t events_[2] = {nullptr, nullptr};
+  bool begun_ = false;
+  bool marked_ = false;
+};
+
 class CudaGather final : public Gather {
  public:
   CudaGather(Layout layout, int device, GatherMethod method)
@@ -78,6 +111,18 @@ class CudaGather final : public Gather {
   void after(Stream stream, void (*function)(void*), void* argument) override {
     const cuda::DeviceScope scope(device_);
     cuda::check(cudaLaunchHostFunc(stream.get(), function, argument), "cudaLaunchHostFunc");
+  }
+  void mark_begin(Stream stream) override {
+    const cuda::DeviceScope scope(device_);
+    clock_.mark(0, stream.get());
+  }
+  void mark_end(Stream stream) override {
+    const cuda::DeviceScope scope(device_);
+    clock_.mark(1, stream.get());
+  }
+  [[nodiscard]] std::optional<Duration> measured() override {
+    const cuda::DeviceScope scope(device_);
+    return clock_.read();
   }
   const char* broken() override {
     (void)detail::per_process<cuda::Devices>().stream(device_);
@@ -243,6 +288,7 @@ class CudaGather final : public Gather {
   std::vector<const std::byte*> summed_;              ///< the slots of the tables, two per bucket
   void* scratch_ = nullptr;
   std::size_t scratch_bytes_ = 0;
+  DeviceClock clock_;
 };
 
 }  // namespace

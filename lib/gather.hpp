@@ -34,6 +34,11 @@ class Gather {
   [[nodiscard]] virtual bool is_idle(Stream stream) = 0;
   /// Calls function(argument) behind all of it.
   virtual void after(Stream stream, void (*function)(void*), void* argument) = 0;
+  /// What is enqueued between the two is measured, on the device; only while it is traced.
+  virtual void mark_begin(Stream) {}
+  virtual void mark_end(Stream) {}
+  /// How long that took, once; nothing when it has not run, or there is no device.
+  [[nodiscard]] virtual std::optional<Duration> measured() { return std::nullopt; }
   /// The error after which nothing enqueued will run; null while all is well.
   [[nodiscard]] virtual const char* broken() = 0;
 };

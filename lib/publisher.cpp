@@ -63,6 +63,7 @@ std::vector<SubscriberInfo> Publisher::subscribers() const {
   impl_->check_owner();
   return detail::read_places(impl_->log().segment());
 }
+detail::StageRecorder& Publisher::stages() noexcept { return impl_->stages(); }
 const std::string& Publisher::name() const noexcept { return impl_->name(); }
 const Layout& Publisher::layout() const noexcept { return impl_->layout(); }
 Mode Publisher::mode() const noexcept { return impl_->mode(); }

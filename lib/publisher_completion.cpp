@@ -52,6 +52,21 @@ bool Publisher::Impl::is_there() {
   return true;
 }
 
+// The first of the two stages of a version that its writer sees; the host function has the others.
+void Publisher::Impl::slots_are_free(detail::StageTimer& waiting) noexcept {
+  waiting.done(attempt_->version);
+  attempt_->gather_begin = detail::monotonic_ns();
+  log_->stages().enter(format::Stage::gather, attempt_->gather_begin);
+}
+
+// Of the buckets written in this version.
+std::uint64_t Publisher::Impl::gathered_bytes() const noexcept {
+  std::uint64_t bytes = 0;
+  for (std::size_t b = 0; b < buckets_.size(); ++b)
+    if (attempt_->progress[b] == Progress::sealed) bytes += payload_[b];
+  return bytes;
+}
+
 // Of the buckets written in this version; those that were kept have theirs.
 Publisher::Impl::Store Publisher::Impl::checksum_store() {
   if (!checksums_) return {};
@@ -76,7 +91,27 @@ bool Publisher::Impl::await_enqueued(const ipc::Patience& patience) {
     check_device();
     if (patience.check) patience.check();
   };
-  return log_->wait_for_finished(enqueued_, {patience.deadline, check});
+  if (!log_->wait_for_finished(enqueued_, {patience.deadline, check})) return false;
+  tell_measured();
+  return true;
+}
+
+// GPU memory, while it is traced: what the device's own clock says of the copies.
+void Publisher::Impl::measure_gather() {
+  if (!attempt_->copies || !log_->stages().is_traced()) return;
+  gather_->mark_end(attempt_->stream);
+  measured_ = {attempt_->gather_begin, 0, gathered_bytes()};
+  measured_version_ = attempt_->version;
+}
+
+void Publisher::Impl::tell_measured() {
+  const std::uint64_t version = std::exchange(measured_version_, 0);
+  if (version == 0) return;
+  if (const auto time = gather_->measured()) {
+    log_->stages().record(format::Stage::gather_device, version, measured_.begin,
+                          measured_.begin + static_cast<std::uint64_t>(time->count()),
+                          measured_.bytes);
+  }
 }
 
 void Publisher::Impl::check_device() {

@@ -72,10 +72,13 @@ Publisher::Impl::Impl(std::string_view name, const Layout& layout, const Publish
       slots_(make_slots(options, own_)),
       gather_(make_gather(layout_, options)),
       buckets_(layout.bucket_count()),
+      payload_(layout.bucket_count()),
       checksums_(options.checksums) {
   expected_.reserve(layout_.size());
-  for (std::size_t i = 0; i < layout_.size(); ++i)
+  for (std::size_t i = 0; i < layout_.size(); ++i) {
     expected_.push_back({layout_[i].bytes, layout_[i].dtype, layout_.tied_to(i).has_value()});
+    if (!layout_.tied_to(i)) payload_[layout_[i].bucket] += layout_[i].bytes;
+  }
   if (checksums_ && mode_ == Mode::streaming)
     throw Error(Errc::InvalidArgument,
                 "checksums are of whole versions, which streaming does not keep");
@@ -234,6 +237,7 @@ void Publisher::Impl::begin(std::optional<Stream> stream, const PublishOptions& 
             .deadline = detail::Deadline(options.deadline),
             .check = options.check,
             .at_commit = options.at_commit};
+  detail::StageTimer waiting(log_->stages(), format::Stage::wait_for_slots);
   // Complete means finished: until the last completion has been stored, `current` is not known, and
   // a slot may still be written by another stream than this version's.
   if (!await_enqueued({a.deadline, a.check})) {
@@ -262,7 +266,7 @@ void Publisher::Impl::begin(std::optional<Stream> stream, const PublishOptions& 
                                           (behind.empty() ? "" : "; behind it: " + behind));
   }
   attempt_ = std::move(a);
-  if (streaming) return;
+  if (streaming) return slots_are_free(waiting);
   const bool everybody_out =
       attempt_->saved_current == 0 || (mode_ == Mode::in_place && !all_unchanged);
   const std::uint64_t line = everybody_out ? first : attempt_->saved_current;
@@ -273,6 +277,7 @@ void Publisher::Impl::begin(std::optional<Stream> stream, const PublishOptions& 
     abort();
     throw;
   }
+  slots_are_free(waiting);
 }
 
 void Publisher::Impl::await_readers(std::uint64_t line) {
@@ -299,7 +304,10 @@ void Publisher::Impl::open_streaming(std::size_t bucket) {
   }
   const std::uint64_t line = std::max(log_->oldest(), n > slots ? n - slots + 1 : 1);
   if (line != log_->oldest()) log_->retire(line, false);
+  detail::StageTimer waiting(log_->stages(), format::Stage::wait_for_slots);
   await_readers(line);
+  waiting.done(attempt_->version);
+  log_->stages().enter(format::Stage::gather, attempt_->gather_begin);
   attempt_->slot[bucket] = static_cast<std::uint32_t>(n % slots);
 }
 
@@ -374,6 +382,7 @@ void Publisher::Impl::put_checked(std::size_t bucket, std::span<const Source> so
   std::byte* slot = open(bucket);
   // Until it is known, and when that throws, it may be the host's memory that is read.
   const bool read_host = std::exchange(attempt_->reads_host, true);
+  if (!attempt_->copies && log_->stages().is_traced()) gather_->mark_begin(attempt_->stream);
   attempt_->copies = true;
   if (gather_->run(bucket, sources, slot, attempt_->stream)) attempt_->reads_host = read_host;
   crash_point(CrashPoint::publish_bucket);
@@ -412,7 +421,9 @@ void Publisher::Impl::clear_records() {
   attempt_->deadline = detail::Deadline(attempt_->at_commit);
   log_->retire(start(), true);
   try {
+    detail::StageTimer waiting(log_->stages(), format::Stage::wait_for_slots);
     await_readers(start());
+    waiting.done(attempt_->version);
   } catch (...) {
     log_->unretire(oldest, served);
     throw;
@@ -432,12 +443,15 @@ std::uint64_t Publisher::Impl::commit() {
   clear_records();
   write_records();
   crash_point(CrashPoint::publish_records);
+  measure_gather();
   const std::uint64_t last = start() + buckets_.size() - 1;
   store_behind([sums = checksum_store(), first = start(), last,
-                streaming = mode_ == Mode::streaming](ipc::LogWriter& log) {
+                streaming = mode_ == Mode::streaming, begin = a.gather_begin,
+                bytes = gathered_bytes()](ipc::LogWriter& log) {
+    const ipc::Gathered gather{begin, detail::monotonic_ns(), bytes};
     if (sums) sums(log);
     if (streaming) log.complete_record(last);
-    log.complete_version(first);
+    log.complete_version(first, gather);
   });
   // Not before: when that throws, the slots of the version before are still the current ones.
   for (std::size_t b = 0; b < buckets_.size(); ++b) finish_bucket(b);
@@ -492,6 +506,7 @@ void Publisher::Impl::abort() noexcept {
     log_->unretire(a.saved_oldest, a.saved_current);
   }
   attempt_.reset();
+  log_->stages().leave();
   crash_point(CrashPoint::abort_done);
   if (!settled) close(format::ClosedReason::device_error);
 }

@@ -57,6 +57,7 @@ class Publisher::Impl {
   void check_owner() const;
   [[nodiscard]] bool is_owner() const noexcept { return detail::own_pid() == pid_; }
   [[nodiscard]] const ipc::LogWriter& log() const noexcept { return *log_; }
+  [[nodiscard]] detail::StageRecorder& stages() noexcept { return log_->stages(); }
   [[nodiscard]] const Layout& layout() const noexcept { return layout_; }
   [[nodiscard]] Mode mode() const noexcept { return mode_; }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
@@ -91,7 +92,8 @@ class Publisher::Impl {
     Duration at_commit{};            ///< for readers of the records that the version takes over
     std::uint64_t saved_oldest = 0;  ///< to un-retire, as long as nothing was written
     std::uint64_t saved_current = 0;
-    bool written = false;     ///< a byte or a record of this version is out
+    std::uint64_t gather_begin = 0;  ///< monotonic_ns() when its slots were free
+    bool written = false;            ///< a byte or a record of this version is out
     bool copies = false;      ///< work of Tenon's own is in the stream, not only the trainer's
     bool enqueued = false;    ///< work behind which nothing tells yet that it has run
     bool reads_host = false;  ///< work that reads sources in host memory
@@ -110,6 +112,10 @@ class Publisher::Impl {
   void check_source(std::size_t parameter, const Source& source) const;
   void check_pointers(std::size_t bucket, std::span<const Source> sources) const;
   void await_readers(std::uint64_t line);
+  void slots_are_free(detail::StageTimer& waiting) noexcept;
+  [[nodiscard]] std::uint64_t gathered_bytes() const noexcept;
+  void measure_gather();
+  void tell_measured();
   void clear_records();
   void open_streaming(std::size_t bucket);
   void seal_as(std::size_t bucket, bool unchanged);
@@ -139,7 +145,8 @@ class Publisher::Impl {
   std::unique_ptr<Gather> gather_;
   std::shared_ptr<ipc::LogWriter> log_;  ///< shared with host functions that have not run
   std::vector<Bucket> buckets_;
-  std::vector<Expected> expected_;  ///< per parameter
+  std::vector<std::uint64_t> payload_;  ///< bytes of parameters, per bucket
+  std::vector<Expected> expected_;      ///< per parameter
   std::uint64_t next_version_ = 1;
   std::uint64_t committed_ = 0;  ///< the last version; aborted ones may have used numbers since
   std::optional<Attempt> attempt_;
@@ -147,7 +154,9 @@ class Publisher::Impl {
   std::uint64_t slot_bytes_ = 0;
   std::uint64_t enqueued_ = 0;  ///< completions enqueued, in all
   std::atomic<bool> closed_{false};
-  bool in_use_ = false;  ///< GPU memory, when it was closed
+  ipc::Gathered measured_{};            ///< traced: on the device, of measured_version_
+  std::uint64_t measured_version_ = 0;  ///< 0: none is being measured
+  bool in_use_ = false;                 ///< GPU memory, when it was closed
 };
 
 }  // namespace tenon

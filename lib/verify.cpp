@@ -33,6 +33,7 @@ std::vector<std::string> Lease::verify() const {
                 "this publication has no checksums to verify by (PublisherOptions::checksums, "
                 "'tenon serve --checksums')");
   }
+  detail::StageTimer timer(attachment_->stages(), format::Stage::verify);
   const std::vector<std::uint64_t> sums = checksums(*this, facts.memory, attachment_->device());
   std::vector<std::string> wrong;
   for (std::size_t i = 0; i < size(); ++i) {
@@ -43,6 +44,7 @@ std::vector<std::string> Lease::verify() const {
             .load(std::memory_order_relaxed);
     if (told != sums[original]) wrong.emplace_back(layout()[i].name);
   }
+  timer.done(version(), layout().payload_bytes());
   return wrong;
 }
 

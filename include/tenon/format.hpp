@@ -14,6 +14,8 @@
 //          │ Layout      parameters, buckets, names, index    (fixed)     │  see layout.hpp
 //          ├──────────────────────────────────────────────────────────────┤
 //          │ Checksums   S/B × N × 8, if the publisher takes them         │
+//   total  ├──────────────────────────────────────────────────────────────┤
+//          │ Statistics  65 × 4096, at statistics_at, a multiple of 64    │
 //          └──────────────────────────────────────────────────────────────┘
 // clang-format on
 //
@@ -39,7 +41,7 @@ namespace tenon::format {
 
 inline constexpr std::uint64_t kMagic = 0x01004E4F4E45541DU;  // 1D "TENON" 00 01
 inline constexpr std::uint32_t kMajor = 1;                    ///< another major is refused
-inline constexpr std::uint32_t kMinor = 1;  ///< a higher minor only uses reserved bytes
+inline constexpr std::uint32_t kMinor = 2;  ///< a higher minor only uses reserved bytes
 inline constexpr std::uint32_t kPlaces = 64;
 inline constexpr std::uint32_t kPublisherByte =
     64;  ///< the byte whose lock is the publisher's claim
@@ -104,7 +106,8 @@ struct Header {
   char label[kLabelBytes];       ///< the publisher's, for people; NUL-padded
   std::uint64_t created_at;      ///< CLOCK_REALTIME, nanoseconds
   std::uint64_t checksum_bytes;  ///< since 1.1: of the checksums section; 0 none
-  std::uint8_t reserved[248];
+  std::uint64_t statistics_at;   ///< since 1.2: where 65 StageBlocks begin; 0 none
+  std::uint8_t reserved[240];
 
   // Words that change. Each group has a cache line of its own.
   alignas(64) Word32 state;
@@ -154,9 +157,67 @@ struct Entry {
   std::uint64_t reserved[3];
 };
 
+/// What the time of a step goes to. docs/observing.md says from which call to which.
+enum class Stage : std::uint32_t {
+  wait_for_slots = 0,  ///< publisher: until nobody is behind the line
+  gather = 1,          ///< publisher: until every byte of the version is in place
+  publish = 2,         ///< publisher: until `current` is stored
+  wake = 3,            ///< publisher: the wake behind it
+  receive = 4,         ///< publisher of a relay: a version off the wire
+  wait_for_ready = 5,  ///< subscriber: until there is a version that was asked for
+  hold = 6,            ///< subscriber: from taking a version to its last lease's end
+  load = 7,            ///< subscriber: copies into its own storage
+  verify = 8,          ///< subscriber: checksums
+  release = 9,         ///< subscriber: from asking for a lease's end to that end
+  send = 10,           ///< subscriber of a relay: a version onto the wire
+  gather_device = 11,  ///< publisher: the gather as GPU events measure it, while it is traced
+  count_               ///< how many there are
+};
+inline constexpr std::size_t kStages = static_cast<std::size_t>(Stage::count_);
+inline constexpr std::uint32_t kNoStage = 0;  ///< of StageBlock::now, which is a stage + 1
+
+/// All there ever was of one stage.
+struct StageSum {
+  Word64 count;
+  Word64 nanoseconds;
+  Word64 longest;
+  Word64 last;  ///< nanoseconds
+  Word64 bytes;
+};
+/// One stage of one version, number n of its block, at ring[(n - 1) mod 64]. Written and read as an
+/// Entry is.
+struct StageEvent {
+  Word64 number;
+  Word64 version;
+  Word64 start;  ///< CLOCK_MONOTONIC, nanoseconds
+  Word64 nanoseconds;
+  Word64 bytes;
+  Word32 stage;
+  std::uint32_t reserved;
+};
+inline constexpr std::size_t kStageSums = 16;
+inline constexpr std::size_t kStageRing = 64;
+
+/// Where one process's time went: block i is written by the owner of place i, block 64 by the
+/// publisher. For people: nothing of the protocol depends on it.
+struct StageBlock {
+  Word64 written;  ///< events so far
+  Word64 since;    ///< CLOCK_MONOTONIC ns when `now` began
+  Word32 now;      ///< what it is in the middle of; kNoStage
+  std::uint8_t reserved[44];
+  StageSum sums[kStageSums];  ///< by Stage
+  StageEvent ring[kStageRing];
+  std::uint8_t reserved_end[320];
+};
+static_assert(sizeof(StageBlock) == 4096 && offsetof(StageBlock, ring) == 704);
+static_assert(kStages <= kStageSums && std::is_standard_layout_v<StageBlock>);
+inline constexpr std::size_t kStageBlocks = kPlaces + 1;
+inline constexpr std::uint64_t kStatisticsBytes = kStageBlocks * sizeof(StageBlock);
+
 static_assert(sizeof(Process) == 24 && sizeof(Header) == 1024 && sizeof(Place) == 256);
 static_assert(sizeof(Slot) == 128 && sizeof(Entry) == 64);
 static_assert(offsetof(Header, publisher) == 48 && offsetof(Header, bucket_count) == 120);
+static_assert(offsetof(Header, statistics_at) == 240);
 static_assert(offsetof(Header, state) == 512 && offsetof(Header, current) == 576);
 static_assert(offsetof(Header, wake) == 640 && offsetof(Header, release) == 704);
 static_assert(offsetof(Place, owner) == 64);

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <tenon/detail/segment.hpp>
 #include <tenon/detail/wait.hpp>
+#include <tenon/stages.hpp>
 #include <vector>
 
 namespace tenon {
@@ -19,6 +20,8 @@ struct SubscriberInfo {
   bool alive = true;
   std::uint64_t holds = 0;         ///< the oldest version it holds; 0 nothing
   std::uint64_t last_version = 0;  ///< the newest it acquired or loaded; 0 none
+  bool wanted = false;             ///< the publisher waits for what it holds
+  std::optional<Stages> stages{};  ///< where its time went; empty before format 1.2
   Duration held_for{};  ///< since it took that (streaming: that record); 0 when it holds nothing
 };
 
@@ -38,9 +41,10 @@ struct PublicationInfo {
   bool checksums = false;  ///< taken of every parameter
   std::uint64_t buckets = 0;
   std::uint64_t slots = 0;
-  std::uint64_t slot_bytes = 0;  ///< of all slots together
-  std::uint64_t version = 0;     ///< newest complete; 0 none
-  std::uint64_t created_at = 0;  ///< CLOCK_REALTIME, nanoseconds
+  std::uint64_t slot_bytes = 0;    ///< of all slots together
+  std::uint64_t version = 0;       ///< newest complete; 0 none
+  std::optional<Stages> stages{};  ///< where the publisher's time went; empty before format 1.2
+  std::uint64_t created_at = 0;    ///< CLOCK_REALTIME, nanoseconds
   std::optional<Layout> layout{};
   std::vector<SubscriberInfo> subscribers{};
 };

@@ -1,6 +1,7 @@
 // Copying versions into storage of one's own, bucket by bucket.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -186,6 +187,7 @@ class LoadPlan {
     if (state_ != LoadState::empty) state_ = LoadState::torn;
     targets_.push_back(std::move(target));
     bulk_.reset();
+    bytes_.clear();
     batches_.clear();
     return *this;
   }
@@ -200,12 +202,22 @@ class LoadPlan {
     if (make_bulk_ != nullptr && (!bulk_ || slots != slots_))
       bulk_ = make_bulk_(layout_, targets_, slots);
     if (make_bulk_ == nullptr && batches_.empty()) make_batches();
+    if (bytes_.empty()) sum_bytes();
+    copied_ = 0;
     slots_ = slots;
     if (instance == instance_) return;
     instance_ = instance;
     forget();
     arrived_.assign(arrived_.size(), 0);
     version_ = 0;
+  }
+  // What a load of each bucket reads.
+  void sum_bytes() {
+    bytes_.assign(layout_.bucket_count(), 0);
+    for (const LoadTarget& target : targets_)
+      for (const std::size_t part : target.parts)
+        bytes_[layout_[part].bucket] +=
+            layout_[part].bytes / (target.slice ? std::max(target.slice->of, 1U) : 1U);
   }
   void make_batches() {
     batches_.resize(layout_.bucket_count());
@@ -234,6 +246,7 @@ class LoadPlan {
         detail::ops_for(slots_.memory).copy(batches_[b], from, stream, slots_.device);
       }
       written_in_[b] = written_in;
+      copied_ += bytes_[b];
     }
     arrived_[b] = version;
   }
@@ -262,6 +275,8 @@ class LoadPlan {
   std::vector<std::uint64_t>
       written_in_;  ///< per bucket: what these destinations hold; 0 nothing known
   std::vector<std::uint64_t> arrived_;  ///< per bucket: the version its parts are of; 0 unknown
+  std::vector<std::uint64_t> bytes_;    ///< per bucket: what a load of it reads
+  std::uint64_t copied_ = 0;            ///< bytes, in the load under way
   std::array<std::uint8_t, 16> instance_{};
   std::uint64_t version_ = 0;
   LoadState state_ = LoadState::empty;

@@ -14,6 +14,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <tenon/detail/stage_recorder.hpp>
 #include <tenon/detail/wait.hpp>
 #include <tenon/error.hpp>
 #include <tenon/inspect.hpp>
@@ -151,6 +152,8 @@ class Publisher {
   std::uint64_t wait_current(Duration timeout);
   /// Who is attached now, and what each holds.
   [[nodiscard]] std::vector<SubscriberInfo> subscribers() const;
+  /// Where the publisher's time goes; a relay adds what it receives.
+  [[nodiscard]] detail::StageRecorder& stages() noexcept;
 
   [[nodiscard]] const std::string& name() const noexcept;
   [[nodiscard]] const Layout& layout() const noexcept;

@@ -70,6 +70,8 @@ class Subscriber {
   }
   /// This subscriber's row, 0 to 63, as `tenon inspect` shows it.
   [[nodiscard]] std::uint32_t place() const noexcept { return attachment_->place(); }
+  /// Where the time of this place goes; a relay adds what it sends.
+  [[nodiscard]] detail::StageRecorder& stages() const noexcept { return attachment_->stages(); }
   /// Newest complete version now; 0 when there is none.
   [[nodiscard]] std::uint64_t current_version() const noexcept {
     return format::version_of(header().current.load(std::memory_order_acquire), facts().buckets);
@@ -196,6 +198,7 @@ inline Lease Subscriber::wait(const VersionRequest& request, Duration timeout) {
   check_not_streaming();
   attachment_->check_usable();
   const detail::Deadline deadline(timeout);
+  detail::StageTimer timer(stages(), format::Stage::wait_for_ready);
   std::optional<unsigned> parity;
   bool wanted = false;
   const auto ready = [&] {
@@ -207,7 +210,11 @@ inline Lease Subscriber::wait(const VersionRequest& request, Duration timeout) {
   };
   const bool in_time =
       detail::wait_until(header().wake, deadline, spin_, ready, [this] { check_peers(); });
-  if (parity) return Lease(attachment_, *parity);
+  if (parity) {
+    Lease lease(attachment_, *parity);
+    timer.done(lease.version());
+    return lease;
+  }
   if (wanted) {
     throw Error(
         Errc::ReleaseWanted,
@@ -268,6 +275,7 @@ inline void Subscriber::release_behind_copies(Lease lease, Stream stream) noexce
 inline std::uint64_t Subscriber::load_kept(LoadPlan& plan, Stream stream,
                                            const detail::Deadline& deadline) {
   Lease lease = wait(newer_than(plan.version()), deadline.left());
+  detail::StageTimer timer(stages(), format::Stage::load);
   try {
     for (std::size_t b = 0; b < layout().bucket_count(); ++b) {
       plan.load_bucket(b, lease.version(), lease.written_in(b), lease.bucket(b), stream);
@@ -279,6 +287,7 @@ inline std::uint64_t Subscriber::load_kept(LoadPlan& plan, Stream stream,
     if (!interrupt(plan, stream)) release_behind_copies(std::move(lease), stream);
     throw;
   }
+  timer.done(lease.version(), plan.copied_);
   plan.complete(lease.version());
   return lease.version();
 }
@@ -364,6 +373,7 @@ inline bool Subscriber::load_streamed_version(LoadPlan& plan, Stream stream,
   const std::uint64_t version = format::version_of(next_, buckets);
   const std::uint64_t end = next_ + buckets;
   attachment_->begin_copies(next_, after == AfterLoad::leave ? end : 0);
+  std::optional<detail::StageTimer> timer(std::in_place, stages(), format::Stage::wait_for_ready);
   for (; next_ < end; ++next_) {
     bool there = false;
     bool aborted = false;
@@ -386,6 +396,10 @@ inline bool Subscriber::load_streamed_version(LoadPlan& plan, Stream stream,
                                             std::to_string((next_ - 1) % buckets) + " of " +
                                             std::to_string(buckets) + " is missing");
     }
+    if (next_ == format::start_of(version, buckets)) {  // the first one is there
+      timer->done(version);
+      timer.emplace(stages(), format::Stage::load);
+    }
     const detail::Record record = attachment_->segment().record(next_);
     plan.load_bucket(record.bucket, version, record.written_in, attachment_->slot(record.slot),
                      stream);
@@ -393,6 +407,7 @@ inline bool Subscriber::load_streamed_version(LoadPlan& plan, Stream stream,
     attachment_->advance_behind(stream);
   }
   wait_for_copies(deadline);
+  timer->done(version, plan.copied_);
   if (after == AfterLoad::leave) next_ = 0;
   return true;
 }

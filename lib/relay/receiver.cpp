@@ -209,9 +209,11 @@ void Receiver::Impl::receive(const Transfer& transfer) {
     // A stream's buckets become readable one by one, in order; and an attempt's number is used up.
     const bool streaming = publisher_->mode() == Mode::streaming;
     if (streaming) streamed_ = transfer.version;
+    detail::StageTimer timer(publisher_->stages(), format::Stage::receive);
     sums_ =
         receive_buckets({*group_.engine(), memory().kind, streaming ? 0 : options_.ahead, senders_},
                         *update_, *layout_, transfer.plan, deadline, report_);
+    timer.done(transfer.version, report_.bytes);
   } catch (const Error& e) {
     group_.leave();
     fail(transfer.version, e);

@@ -24,7 +24,10 @@ void Sender::Impl::hand_on(const Lease& lease) {
   if (takers.empty()) return;
   const std::vector<Route> routes = route(lease, takers);
   announce(lease.version(), takers, routes);
-  conclude(lease.version(), takers, routes, transfer(lease, takers, routes, report));
+  detail::StageTimer timer(subscriber_.stages(), format::Stage::send);
+  const std::vector<std::uint64_t> sums = transfer(lease, takers, routes, report);
+  timer.done(lease.version(), report.bytes);
+  conclude(lease.version(), takers, routes, sums);
   report.receivers = static_cast<int>(takers.size());
   const bool shards_only = std::all_of(takers.begin(), takers.end(), [this](PeerId peer) {
     const auto found = members_.find(peer);

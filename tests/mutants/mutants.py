@@ -36,7 +36,7 @@ MUTANTS = [
     Mutant("pin_below_the_line", "1 no torn read", "include/tenon/detail/pins.hpp",
            "if (oldest() > c || is_lost()) {", "if (false) {", "gating_test", "*PinBelowTheRetireLine*"),
     Mutant("cursor_of_the_newest_lease", "1 no torn read", "include/tenon/detail/pins.hpp",
-           "      set_cursor_to_lowest();\n      crash_point", "      set_idle();\n      crash_point",
+           "        set_cursor_to_lowest();\n        crash_point", "        set_idle();\n        crash_point",
            "gating_test", "*HoldTheLowest*"),
     Mutant("records_of_the_current_version", "1 no torn read", "lib/publisher_impl.cpp",
            "  clear_records();\n  write_records();", "  write_records();", "version_numbers_test", "*SameParity*"),

@@ -15,6 +15,7 @@
 #include <string>
 #include <support/support.hpp>
 #include <tenon/publisher.hpp>
+#include <tenon/stages.hpp>
 #include <vector>
 
 #include "layout_block.hpp"
@@ -84,12 +85,17 @@ TEST(Format, FieldsAreWhereTheDocumentSaysTheyAre) {
   EXPECT_EQ(offsetof(format::Header, layout_bytes), 144u);
   EXPECT_EQ(offsetof(format::Header, label), 160u);
   EXPECT_EQ(offsetof(format::Header, created_at), 224u);
+  EXPECT_EQ(offsetof(format::Header, statistics_at), 240u);
   EXPECT_EQ(offsetof(format::Header, completed), 584u);
   EXPECT_EQ(offsetof(format::Header, oldest), 592u);
   EXPECT_EQ(offsetof(format::Place, state), 8u);
   EXPECT_EQ(offsetof(format::Place, label), 88u);
   EXPECT_EQ(offsetof(format::Slot, offset), 72u);
   EXPECT_EQ(offsetof(format::Entry, written_in), 24u);
+  EXPECT_EQ(offsetof(format::StageBlock, sums), 64u);
+  EXPECT_EQ(offsetof(format::StageBlock, ring), 704u);
+  EXPECT_EQ(sizeof(format::StageSum), 40u);
+  EXPECT_EQ(sizeof(format::StageEvent), 48u);
 }
 
 TEST(Format, SectionsFollowEachOther) {
@@ -120,7 +126,7 @@ TEST(Format, EveryByteCountsInTheHash) {
   EXPECT_NE(detail::hash64(bytes.data(), 76), zero);
 }
 
-const std::vector<std::string> kReleased = {"1.0", "1.1"};
+const std::vector<std::string> kReleased = {"1.0", "1.1", "1.2"};
 
 std::string golden_path(const std::string& version) {
   return TENON_TEST_DATA "/format-" + version + ".bin";
@@ -132,6 +138,12 @@ std::vector<char> read_golden(const std::string& version) {
   std::ifstream file(golden_path(version), std::ios::binary);
   EXPECT_TRUE(file) << golden_path(version);
   return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void take_times_out(format::StageBlock& block) {
+  block.since = 0;
+  for (format::StageSum& sum : block.sums) sum.nanoseconds = sum.longest = sum.last = 0;
+  for (format::StageEvent& event : block.ring) event.start = event.nanoseconds = 0;
 }
 
 // A real publication with two versions, the second of which does not change bucket 1. What tells
@@ -163,6 +175,8 @@ std::vector<char> publish_golden() {
   header.published_at = 0;
   for (format::WakeWord* w : {&header.wake, &header.release}) w->word = w->waiters = 0;
   std::memcpy(golden.data(), static_cast<const void*>(&header), sizeof(header));
+  take_times_out(*reinterpret_cast<format::StageBlock*>(
+      golden.data() + header.statistics_at + format::kPublisherByte * sizeof(format::StageBlock)));
   return golden;
 }
 
@@ -178,7 +192,7 @@ TEST(Golden, IsWrittenWhenAskedFor) {
 TEST(Golden, ThisVersionStillWritesWhatItDid) {
   const std::vector<char> kept = read_golden(this_version());
   const std::vector<char> now = publish_golden();
-  EXPECT_LT(kept.size(), 32U << 10U);
+  EXPECT_LT(kept.size(), 288U << 10U);
   ASSERT_EQ(now.size(), kept.size());
   for (std::size_t i = 0; i < now.size(); ++i) ASSERT_EQ(now[i], kept[i]) << "byte " << i;
 }
@@ -251,6 +265,27 @@ TEST_P(GoldenFile, HasItsSlotsAndFreePlaces) {
     EXPECT_EQ(segment().place(i).cursor.load(), format::kIdle);
     EXPECT_EQ(segment().place(i).state.load(), 0u);
   }
+}
+
+TEST_P(GoldenFile, HasItsStatisticsFrom12On) {
+  const bool has_them = GetParam() != "1.0" && GetParam() != "1.1";
+  ASSERT_EQ(segment().stages(format::kPublisherByte) != nullptr, has_them);
+  if (!has_them) return;
+  const format::StageBlock& block = *segment().stages(format::kPublisherByte);
+  const Stages stages = detail::read_stages(block);
+  EXPECT_EQ(stages[Stage::gather].count, 2u);
+  const Layout layout = segment().layout();
+  std::uint64_t bytes = 2 * layout.payload_bytes();  // but bucket 1 was written once
+  const auto [first, last] = layout.bucket_parameters(1);
+  for (std::size_t i = first; i < last; ++i) bytes -= layout.tied_to(i) ? 0 : layout[i].bytes;
+  EXPECT_EQ(stages[Stage::gather].bytes, bytes);
+  detail::StageReader reader;
+  std::vector<StageEvent> events;
+  reader.read(block, events);
+  ASSERT_EQ(events.size(), 8u);
+  EXPECT_EQ(events[0].stage, Stage::wait_for_slots);
+  EXPECT_EQ(events[7].stage, Stage::wake);
+  EXPECT_EQ(events[7].version, 2u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Released, GoldenFile, ::testing::ValuesIn(kReleased),

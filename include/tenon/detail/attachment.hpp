@@ -38,6 +38,7 @@ class Attachment {
   [[nodiscard]] const Segment& segment() const noexcept { return place_.segment(); }
   [[nodiscard]] const Layout& layout() const noexcept { return place_.layout(); }
   [[nodiscard]] std::uint32_t place() const noexcept { return place_.number(); }
+  [[nodiscard]] StageRecorder& stages() const noexcept { return place_.stages(); }
   [[nodiscard]] int device() const noexcept { return place_.device(); }
   [[nodiscard]] const std::byte* slot(std::uint64_t i) const noexcept { return place_.slot(i); }
   [[nodiscard]] bool is_closed() const noexcept { return place_.is_closed(); }

@@ -46,6 +46,7 @@ class Pins {
   struct Held {
     std::uint64_t start = 0;  ///< its first record
     std::uint64_t since = 0;  ///< when it was taken, as monotonic_ns()
+    std::uint64_t asked = 0;  ///< when its end behind a stream was last asked for
     std::uint32_t leases = 0;
     std::uint32_t ending = 0;  ///< of them: released, and end by themselves behind a stream
     std::vector<const std::byte*> bucket;   ///< where each bucket's bytes are
@@ -95,25 +96,38 @@ class Pins {
   /// `count` more leases on what is held already, each to end behind a stream.
   void add_ending(unsigned parity, std::uint32_t count) noexcept {
     const std::lock_guard lock(mutex_);
+    if (count > 0) held_[parity].asked = monotonic_ns();
     held_[parity].leases += count;
     held_[parity].ending += count;
   }
 
   /// Ends one lease; `of_ending`: one of those.
   void end(unsigned parity, bool of_ending = false) noexcept {
+    const std::uint64_t asked = monotonic_ns();
+    Ended ended;
+    bool moved = false;
     {
       const std::lock_guard lock(mutex_);
       Held& mine = held_[parity];
       if (of_ending && mine.ending == 0) return;  // fail() ended it
       if (of_ending) --mine.ending;
       if (--mine.leases > 0) return;
+      ended = {mine.start, mine.since, of_ending ? mine.asked : asked};
       const Held& other = held_[1 - parity];
-      if (other.leases > 0 && other.start < mine.start) return;
-      set_cursor_to_lowest();
-      crash_point(CrashPoint::release_cursor);
+      moved = other.leases == 0 || other.start >= mine.start;
+      if (moved) {
+        set_cursor_to_lowest();
+        crash_point(CrashPoint::release_cursor);
+      }
     }
-    wake(header().release);
-    crash_point(CrashPoint::release_woken);
+    const std::uint64_t now = monotonic_ns();
+    if (moved) {
+      wake(header().release);
+      crash_point(CrashPoint::release_woken);
+    }
+    const std::uint64_t version = format::version_of(ended.start, facts().buckets);
+    place_.stages().record(format::Stage::hold, version, ended.since, now);
+    place_.stages().record(format::Stage::release, version, ended.asked, now);
   }
 
   /// What was to end behind streams never does, so it ends here. GPU memory cannot be read any more
@@ -148,6 +162,11 @@ class Pins {
 
  private:
   static constexpr int kAttempts = 8;
+  struct Ended {
+    std::uint64_t start = 0;
+    std::uint64_t since = 0;
+    std::uint64_t asked = 0;
+  };
 
   [[nodiscard]] const Facts& facts() const noexcept { return place_.segment().facts(); }
   [[nodiscard]] format::Header& header() const noexcept { return place_.segment().header(); }

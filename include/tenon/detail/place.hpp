@@ -22,6 +22,7 @@
 #include <tenon/detail/crash_point.hpp>
 #include <tenon/detail/memory.hpp>
 #include <tenon/detail/per_process.hpp>
+#include <tenon/detail/stage_recorder.hpp>
 #include <tenon/detail/wait.hpp>
 #include <thread>
 #include <utility>
@@ -114,6 +115,8 @@ class OwnPlace {
   [[nodiscard]] const Segment& segment() const noexcept { return segment_; }
   [[nodiscard]] const Layout& layout() const noexcept { return layout_; }
   [[nodiscard]] std::uint32_t number() const noexcept { return *number_; }
+  /// Where its time goes, in its own block.
+  [[nodiscard]] StageRecorder& stages() const noexcept { return stages_; }
   [[nodiscard]] format::Place& row() const noexcept { return segment_.place(*number_); }
   [[nodiscard]] const std::byte* slot(std::uint64_t i) const noexcept { return slots_[i].get(); }
   /// The ordinal here of the GPU under which the slots are open; 0 for host memory.
@@ -160,7 +163,7 @@ class OwnPlace {
     }
   }
 
-  void fill_row(std::string_view label) noexcept {
+  void fill_row(std::string_view label) {
     format::Place& mine = row();
     const format::Process me = this_process();
     mine.owner.pid.store(me.pid, std::memory_order_relaxed);
@@ -170,6 +173,10 @@ class OwnPlace {
     std::memset(mine.label, 0, sizeof(mine.label));
     std::memcpy(mine.label, label.data(), std::min(label.size(), sizeof(mine.label) - 1));
     mine.loaded_version.store(0, std::memory_order_relaxed);
+    const std::string& object = segment_.object().name();
+    stages_.open(segment_.stages(*number_),
+                 object.substr(object.find('.', 6) + 1) + " " +
+                     (label.empty() ? "subscriber" : std::string(label)));
     crash_point(CrashPoint::attach_label);
     mine.cursor.store(format::kIdle, std::memory_order_release);
     crash_point(CrashPoint::attach_cursor);
@@ -219,6 +226,7 @@ class OwnPlace {
   struct ::stat claimed_;  ///< of the object whose byte is locked
   std::optional<std::uint32_t> number_;
   std::optional<Owned> owned_;  ///< the place
+  mutable StageRecorder stages_;
   std::vector<SlotPointer> slots_;
   int device_ = 0;
 };

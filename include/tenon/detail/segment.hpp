@@ -72,6 +72,7 @@ struct Facts {
   std::string label;
   Uid owner = 0;
   std::uint64_t checksum_bytes = 0;
+  std::uint64_t statistics_at = 0;  ///< inside the object, behind the sections; 0 none
   format::Sections sections{0, 0, 0};
 };
 
@@ -120,6 +121,11 @@ class SegmentBytes {
   /// Number `i` of the checksums; there are facts().checksum_bytes / 8.
   [[nodiscard]] format::Word64& checksum(std::uint64_t i) const noexcept {
     return at<format::Word64>(facts_.sections.checksums)[i];
+  }
+
+  /// Block `i` of the statistics, 0 to 64; null when there are none.
+  [[nodiscard]] format::StageBlock* stages(std::size_t i) const noexcept {
+    return facts_.statistics_at == 0 ? nullptr : at<format::StageBlock>(facts_.statistics_at) + i;
   }
 
   /// Slot i, copied and checked against the largest bucket that must fit into it.
@@ -301,6 +307,12 @@ inline Layout Segment::layout() const {
   f.sections = format::Sections(f.slots, f.log_entries, f.layout_bytes, f.checksum_bytes);
   check_field(total == f.sections.end && total <= object_bytes, "total_bytes", total,
               "the sum of its sections, and the object's size");
+  // Only for people, so what cannot be counts as none. Behind the sections: who writes its own
+  // block must not write over anything else.
+  const std::uint64_t at = h.statistics_at;
+  const bool fits = at % alignof(format::StageBlock) == 0 && at >= total && at <= object_bytes &&
+                    object_bytes - at >= format::kStatisticsBytes;
+  f.statistics_at = fits ? at : 0;
   return f;
 }
 
