@@ -60,7 +60,7 @@ static_assert(sizeof(Word32) == 4 && sizeof(Word64) == 8);
 struct Process {
   std::uint32_t pid;
   std::uint32_t reserved;
-  std::uint64_t start_time;     ///< clock ticks since boot: field 22 of /proc/<pid>/stat; 0 unknown
+  std::uint64_t start_time;     ///< clock ticks since boot: field 22 of /proc/PID/stat; 0 unknown
   std::uint64_t pid_namespace;  ///< inode of /proc/self/ns/pid; 0 unknown
 };
 
