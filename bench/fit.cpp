@@ -10,7 +10,8 @@
 
 namespace tenon::bench {
 
-std::vector<Parameter> fitting_model(const Options& options, std::uint64_t most, Report& report) {
+std::vector<Parameter> fitting_model(const Options& options, std::uint64_t most,
+                                     const std::string& limit, Report& report) {
   const auto fits = [&](const std::vector<Parameter>& parameters) {
     return plan(parameters).payload_bytes() <= most;
   };
@@ -23,13 +24,12 @@ std::vector<Parameter> fitting_model(const Options& options, std::uint64_t most,
       continue;  // the model has fewer
     }
     if (!fits(parameters)) continue;
-    report.note(fmt::format("{} is measured with {} layers only: there is room for {:.1f} GB",
-                            options.model, layers, static_cast<double>(most) / 1e9));
+    report.note(fmt::format("{} is measured with {} layers only: at most {:.1f} GB, {}",
+                            options.model, layers, static_cast<double>(most) / 1e9, limit));
     return parameters;
   }
-  throw Error(Errc::OutOfSpace,
-              fmt::format("one layer of {} is more than the {:.1f} GB there is room for",
-                          options.model, static_cast<double>(most) / 1e9));
+  throw Error(Errc::OutOfSpace, fmt::format("one layer of {} is more than {:.1f} GB, {}",
+                                            options.model, static_cast<double>(most) / 1e9, limit));
 }
 
 std::uint64_t room_for(double copies) {

@@ -46,7 +46,7 @@ class Gather {
   Gather(const Options& options, Report& report)
       : options_(options),
         report_(report),
-        layout_(plan(fitting_model(options, room_for(kCopies), report))),
+        layout_(plan(fitting_model(options, room_for(kCopies), "what fits into memory", report))),
         payload_(layout_),
         target_(layout_.payload_bytes()),
         copier_(usable_cpus().size()) {

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <tenon/detail/wait.hpp>
+#include <utility>
 #include <vector>
 
 namespace tenon::bench {
@@ -69,6 +70,24 @@ struct Series {
   for (std::size_t i = 0; i < std::min(reference.size(), measured.size()); ++i)
     shares.add_us(reference.values()[i] / measured.values()[i]);
   return shares.p50();
+}
+
+/// Least squares through (x, y): slope, and y at x = 0.
+[[nodiscard]] inline std::pair<double, double> line_through(
+    const std::vector<std::pair<double, double>>& points) {
+  const auto n = static_cast<double>(points.size());
+  double sx = 0;
+  double sy = 0;
+  double sxx = 0;
+  double sxy = 0;
+  for (const auto& [x, y] : points) {
+    sx += x;
+    sy += y;
+    sxx += x * x;
+    sxy += x * y;
+  }
+  const double slope = (n * sxy - sx * sy) / (n * sxx - sx * sx);
+  return {slope, (sy - slope * sx) / n};
 }
 
 }  // namespace tenon::bench

@@ -7,8 +7,9 @@
 // sizes: the same bytes in 1 to 32,768 tensors, and the time as a·N + bytes / bandwidth (least
 // squares over the medians), for the gather and for one object of shared memory per tensor.
 //
-// Every page of every source gets new bytes before each round; slots are poisoned before the first
-// and the last round, and all bytes compared after those, outside the timed part. R2 moves 6 bytes
+// Every page of every source gets new bytes before each round; slots and R0's destination are
+// poisoned before the first and the last round, and all bytes compared after those, outside the
+// timed part. R0 is the better of normal and non-temporal stores, found by trying. R2 moves 6 bytes
 // where a plain copy moves 4 (bf16), so its share of R0 is corrected by 1.5.
 #include <fmt/core.h>
 
@@ -30,14 +31,14 @@
 namespace tenon::bench {
 namespace {
 
-constexpr std::uint64_t kMost = 1'500'000'000;  // of payload: what is swept over needs no more
-constexpr double kCopies = 4.2;                 // sources (in f32), slots, R0's destination
+constexpr std::uint64_t kMost = 2'700'000'000;  // of payload: at least a layer of each model
+constexpr double kCopies = 4.2;                 // sources (in f32: two), slots, R0's destination
 constexpr std::size_t kWarmUp = 3;
 constexpr std::size_t kRounds = 30;
 constexpr std::array<std::uint64_t, 5> kBucketMiB{4, 16, 64, 256, 4096};
 constexpr std::array<std::uint64_t, 6> kTensors{1, 8, 64, 512, 4096, 32768};
-constexpr std::uint64_t kMostObjects = 16384;  // mapped twice: vm.max_map_count is 65,530
-constexpr std::uint64_t kSyntheticBytes = 256ULL << 20U;
+constexpr std::uint64_t kMostObjects = 16384;           // mapped twice: vm.max_map_count is 65,530
+constexpr std::uint64_t kSyntheticBytes = 1ULL << 30U;  // more than caches hold
 
 /// Of one layout and its sources: publish() and R0 in turn.
 class Pair {
@@ -47,28 +48,33 @@ class Pair {
         layout_(layout),
         payload_(payload),
         target_(layout.payload_bytes()),
-        from_(layout.payload_bytes()),
         copier_(usable_cpus().size()),
         publisher_(Publisher::create(options.publication(0), layout, {.mode = Mode::in_place})) {
-    std::memset(target_.data(), 1, target_.size());
-    std::memset(from_.data(), 2, from_.size());
-    store_ = copier_.faster_store(target_.data(), from_.data(), target_.size());
+    store_ = copier_.faster_store(target_.data(), payload_.block(), target_.size());
   }
 
   /// `count_wrong(publisher)`: tensors whose slots are not as the sources ask.
   template <class CountWrong>
-  void run(Row& row, Samples& copies, const CountWrong& count_wrong) {
+  void run(Row& row, Row& copies, const CountWrong& count_wrong) {
     const std::size_t warm_up = options_.warm_up(kWarmUp);
     const std::size_t rounds = warm_up + options_.samples(kRounds);
     for (std::size_t i = 0; i < rounds; ++i) {
       const bool looks = i == 0 || i + 1 == rounds;
       payload_.stamp(i + 1);
-      if (looks) poison_slots(publisher_);
+      if (looks) {
+        poison_slots(publisher_);
+        std::memset(target_.data(), 0xA5, target_.size());
+      }
       const auto [gather_us, copy_us] = round(i % 2 == 0);
-      if (looks) row.wrong += count_wrong(publisher_);
+      if (looks) {
+        row.wrong += count_wrong(publisher_);
+        const bool same = std::memcmp(target_.data(), payload_.block(), target_.size()) == 0;
+        copies.wrong += same ? 0U : 1U;
+      }
+      if (i == 0) row.first_us = gather_us;
       if (i < warm_up) continue;
       row.samples.add_us(gather_us);
-      copies.add_us(copy_us);
+      copies.samples.add_us(copy_us);
     }
   }
 
@@ -82,7 +88,8 @@ class Pair {
   std::pair<double, double> round(bool gather_first) {
     const auto gather = [&] { return time_us([&] { publisher_.publish(payload_.sources()); }); };
     const auto copy = [&] {
-      return time_us([&] { copier_.copy(target_.data(), from_.data(), target_.size(), store_); });
+      return time_us(
+          [&] { copier_.copy(target_.data(), payload_.block(), target_.size(), store_); });
     };
     if (gather_first) {
       const double first = gather();
@@ -96,7 +103,6 @@ class Pair {
   Layout layout_;
   Payload& payload_;
   SharedBytes target_;
-  SharedBytes from_;
   PlainCopy copier_;
   PlainCopy::Store store_{};
   Publisher publisher_;
@@ -106,15 +112,24 @@ Row row_of(std::string name, const Layout& layout) {
   return {.name = std::move(name), .bytes = layout.payload_bytes(), .tensors = layout.size()};
 }
 
-void add_share(Row& row, const Samples& copies, double bytes_moved) {
-  row.more["share_of_r0"] = bytes_moved * paired_speed(copies, row.samples);
-}
+/// R0 of all pairs of a report, which have the same bytes.
+class PlainCopies {
+ public:
+  explicit PlainCopies(const Layout& layout) : row_(row_of("R0 plain copy, all threads", layout)) {}
+  /// Measures `row`, which moves `bytes_moved` times the bytes of a plain copy, beside it.
+  template <class CountWrong>
+  void beside(Pair&& pair, Row& row, double bytes_moved, const CountWrong& count_wrong) {
+    Row mine;
+    pair.run(row, mine, count_wrong);
+    row.more["share_of_r0"] = bytes_moved * paired_speed(mine.samples, row.samples);
+    row_.wrong += mine.wrong;
+    for (const double us : mine.samples.values()) row_.samples.add_us(us);
+  }
+  [[nodiscard]] const Row& row() const { return row_; }
 
-void add_r0(Report& report, const Layout& layout, const Samples& copies) {
-  Row row = row_of("R0 plain copy, all threads", layout);
-  row.samples = copies;
-  report.add(row);
-}
+ private:
+  Row row_;
+};
 
 // --- R2 ---
 
@@ -154,38 +169,31 @@ std::uint64_t count_wrong_casts(Publisher& publisher, const Payload& payload) {
   return wrong;
 }
 
-void run_cast(const Options& options, Report& report, const std::vector<Parameter>& parameters) {
+void run_cast(const Options& options, Report& report, PlainCopies& copies,
+              const std::vector<Parameter>& parameters) {
   say("R2 gather with a cast");
   const Layout layout = plan(in_dtype(parameters, Dtype::bf16));
   Payload payload(plan(in_dtype(parameters, Dtype::f32)));
   Row row = row_of("R2 gather with a cast, f32 to bf16", layout);
-  Samples copies;
-  Pair(options, layout, payload).run(row, copies, [&](Publisher& publisher) {
-    return count_wrong_casts(publisher, payload);
-  });
-  add_share(row, copies, 1.5);
+  copies.beside(Pair(options, layout, payload), row, 1.5,
+                [&](Publisher& publisher) { return count_wrong_casts(publisher, payload); });
   report.add(row);
 }
 
 // --- R12 ---
 
-void run_buckets(const Options& options, Report& report, const std::vector<Parameter>& parameters) {
+void run_buckets(const Options& options, Report& report, PlainCopies& copies,
+                 const std::vector<Parameter>& parameters) {
   Payload payload(plan(parameters));
-  Samples all_copies;
   for (const std::uint64_t mib : kBucketMiB) {
     const Layout layout = plan(parameters, {.bucket_bytes = mib << 20U});
     Row row = row_of(fmt::format("R12 gather, buckets of {} MiB", mib), layout);
     say(row.name);
-    Samples copies;
-    Pair(options, layout, payload).run(row, copies, [&](Publisher& publisher) {
-      return payload.count_different(publisher);
-    });
+    copies.beside(Pair(options, layout, payload), row, 1,
+                  [&](Publisher& publisher) { return payload.count_different(publisher); });
     row.more["buckets"] = layout.bucket_count();
-    add_share(row, copies, 1);
     report.add(row);
-    for (const double us : copies.values()) all_copies.add_us(us);
   }
-  add_r0(report, plan(parameters), all_copies);
 }
 
 // --- Synthetic models ---
@@ -197,43 +205,28 @@ Layout synthetic(std::uint64_t tensors, std::uint64_t bytes) {
   return plan(parameters);
 }
 
-// Least squares of us = a·N + b.
-std::pair<double, double> line_through(const std::vector<std::pair<double, double>>& points) {
-  const auto n = static_cast<double>(points.size());
-  double sx = 0;
-  double sy = 0;
-  double sxx = 0;
-  double sxy = 0;
-  for (const auto& [x, y] : points) {
-    sx += x;
-    sy += y;
-    sxx += x * x;
-    sxy += x * y;
-  }
-  const double a = (n * sxy - sx * sy) / (n * sxx - sx * sx);
-  return {a, (sy - a * sx) / n};
-}
-
 // Opening, touching and closing an object for each tensor, as a reader of such a hand-off does.
 Row objects_row(const Options& options, const Layout& layout) {
   Row row{.name = fmt::format("R3 an object per tensor, {} tensors", layout.size()),
           .tensors = layout.size()};
   const Objects objects(options.name_prefix + ".tensors", tensor_bytes(layout));
-  for (std::size_t i = 0; i < objects.size(); ++i) objects[i][0] = std::byte(i % 251);
+  std::vector<std::byte> seen(objects.size());
   const std::size_t warm_up = options.warm_up(kWarmUp);
   for (std::size_t round = 0; round < warm_up + options.samples(kRounds); ++round) {
-    std::uint64_t wrong = 0;
+    const auto expected = [&](std::size_t i) { return std::byte((i + round) % 251); };
+    for (std::size_t i = 0; i < objects.size(); ++i) objects[i][0] = expected(i);
     const std::uint64_t from = monotonic_ns();
     {
       std::vector<Mapped> opened;
       opened.reserve(objects.size());
       for (std::size_t i = 0; i < objects.size(); ++i) {
         opened.push_back(objects.map(i));
-        wrong += opened.back().data()[0] == std::byte(i % 251) ? 0U : 1U;
+        seen[i] = opened.back().data()[0];
       }
     }
     const std::uint64_t to = monotonic_ns();
-    row.wrong += wrong;
+    for (std::size_t i = 0; i < objects.size(); ++i) row.wrong += seen[i] == expected(i) ? 0U : 1U;
+    if (round == 0) row.first_us = static_cast<double>(to - from) / 1e3;
     if (round >= warm_up) row.samples.add_ns(from, to);
   }
   return row;
@@ -243,40 +236,43 @@ Row objects_row(const Options& options, const Layout& layout) {
 
 nlohmann::json run_sweep(const Options& options) {
   Report report("sweep", options);
-  const std::uint64_t most = std::min(kMost, room_for(kCopies));
-  const std::vector<Parameter> parameters = fitting_model(options, most, report);
-  report.set_option("model", options.model);
-  run_buckets(options, report, parameters);
-  run_cast(options, report, parameters);
+  const std::uint64_t room = room_for(kCopies);
+  const std::vector<Parameter> parameters = fitting_model(
+      options, std::min(kMost, room),
+      room < kMost ? "what fits into memory" : "enough for what is swept over", report);
+  const Layout layout = plan(parameters);
+  report.set_option(
+      "model",
+      {{"model", options.model}, {"tensors", layout.size()}, {"bytes", layout.payload_bytes()}});
+  PlainCopies copies(layout);
+  run_buckets(options, report, copies, parameters);
+  run_cast(options, report, copies, parameters);
+  report.add(copies.row());
   return std::move(report).json();
 }
 
 nlohmann::json run_sizes(const Options& options) {
   Report report("sizes", options);
-  const std::uint64_t bytes = options.quick ? kSyntheticBytes / 16 : kSyntheticBytes;
+  const std::uint64_t bytes = options.quick ? kSyntheticBytes / 64 : kSyntheticBytes;
   report.set_option("bytes", bytes);
   std::vector<std::pair<double, double>> gathers;
   std::vector<std::pair<double, double>> objects;
-  Samples all_copies;
+  PlainCopies copies(synthetic(1, bytes));
   for (const std::uint64_t tensors : kTensors) {
     const Layout layout = synthetic(tensors, bytes);
     Payload payload(layout);
     Row row = row_of(fmt::format("R1 gather, {} tensors", tensors), layout);
     say(row.name);
-    Samples copies;
-    Pair(options, layout, payload).run(row, copies, [&](Publisher& publisher) {
-      return payload.count_different(publisher);
-    });
-    add_share(row, copies, 1);
+    copies.beside(Pair(options, layout, payload), row, 1,
+                  [&](Publisher& publisher) { return payload.count_different(publisher); });
     gathers.emplace_back(tensors, row.samples.p50());
     report.add(row);
-    for (const double us : copies.values()) all_copies.add_us(us);
     if (tensors > kMostObjects) continue;
     const Row opened = objects_row(options, layout);
     objects.emplace_back(tensors, opened.samples.p50());
     report.add(opened);
   }
-  add_r0(report, synthetic(1, bytes), all_copies);
+  report.add(copies.row());
   const auto [a, b] = line_through(gathers);
   report.add(Figure{"R1: a, of a·N + bytes / bandwidth", a, "us"});
   report.add(Figure{"R1: bandwidth of the same", static_cast<double>(bytes) / 1e3 / b, "GB/s"});

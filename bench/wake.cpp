@@ -174,6 +174,7 @@ class WakeBench {
     const std::uint64_t turn = ++turn_;
     std::optional<Publisher::Update> update;
     if (tenon) update.emplace(prepare(publisher));
+    if (kind == spinning_peer || kind == sleeping_peer) peer_->prepare(turn);
     board_->armed.await(turn, turn_spin_, [&] { family.check(); });
     const auto [least, most] = spins(kind) ? kSpinGap : std::pair(kSleepGap);
     busy_wait(std::chrono::nanoseconds(std::uniform_int_distribution<std::int64_t>(
@@ -191,7 +192,7 @@ class WakeBench {
   // One word to the reader, in the other ways.
   void tell(Kind kind, std::uint64_t turn) {
     if (kind == spinning_peer || kind == sleeping_peer) {
-      peer_->tell(turn);
+      peer_->tell();
     } else if (kind == socket_message) {
       if (::send(sockets_[0], &turn, sizeof(turn), 0) != sizeof(turn))
         throw SystemError(errno, "sending a message");

@@ -16,7 +16,9 @@ class WakePeer {
   [[nodiscard]] virtual const char* name() const = 0;
   virtual void open_writer() = 0;
   virtual void open_reader() = 0;
-  virtual void tell(std::uint64_t number) = 0;
+  /// Everything that can be done before the number is told.
+  virtual void prepare(std::uint64_t number) = 0;
+  virtual void tell() = 0;
   /// Returns the next number; spins for it, or sleeps.
   [[nodiscard]] virtual std::uint64_t hear(bool spins) = 0;
 };

@@ -31,6 +31,7 @@ from manifest import parameters
 ELEMENT = {"BF16": 2, "F16": 2, "F32": 4}
 WARM_UP = 3
 MOST_SECONDS = 60  # of one method
+PATIENCE = 180  # seconds
 
 
 def stamp_of(number, i):
@@ -120,7 +121,8 @@ class Torch:
         self.tensors.clear()
 
 
-def engine(pipe, method):
+def engine(pipe, parents_end, method):
+    parents_end.close()  # so that the trainer's death is the end of this
     pipe.send("ready")
     while (message := pipe.recv()) is not None:
         number, payload = message
@@ -137,32 +139,43 @@ def engine(pipe, method):
         pipe.send((used, wrong))
 
 
+def answer(pipe):
+    if not pipe.poll(PATIENCE):
+        raise TimeoutError(f"the engine has not answered for {PATIENCE} s")
+    return pipe.recv()
+
+
 def measure(method, tensors, rounds):
     """A row in the form of tenon-bench."""
     pipe, other = multiprocessing.Pipe()
-    child = multiprocessing.Process(target=engine, args=(other, type(method)), daemon=True)
+    child = multiprocessing.Process(target=engine, args=(other, pipe, type(method)), daemon=True)
     child.start()
-    pipe.recv()
+    other.close()
     times, wrong = [], 0
-    begun = time.monotonic()
-    for number in range(1, WARM_UP + rounds + 1):
-        method.write(number)
-        begin = time.monotonic_ns()
-        pipe.send((number, method.message()))
-        used, bad = pipe.recv()
-        times.append((used - begin) / 1e3)
-        wrong += bad
-        if len(times) > WARM_UP + 2 and time.monotonic() - begun > MOST_SECONDS:
-            break
-    pipe.send(None)
-    child.join(10)
-    method.close()
+    try:
+        answer(pipe)
+        begun = time.monotonic()
+        for number in range(1, WARM_UP + rounds + 1):
+            method.write(number)
+            begin = time.monotonic_ns()
+            pipe.send((number, method.message()))
+            used, bad = answer(pipe)
+            times.append((used - begin) / 1e3)
+            wrong += bad
+            if len(times) > WARM_UP + 2 and time.monotonic() - begun > MOST_SECONDS:
+                break
+        pipe.send(None)
+        child.join(10)
+    finally:
+        child.kill()
+        method.close()
     timed = sorted(times[WARM_UP:])
     at = lambda share: timed[max(math.ceil(share * len(timed)), 1) - 1]
     moved = sum(size for *_, size in tensors) if isinstance(method, Flattened) else 0
-    return {"name": method.name, "bytes": moved, "tensors": len(tensors), "samples": len(timed), "wrong": wrong,
+    row = {"name": method.name, "bytes": moved, "tensors": len(tensors), "samples": len(timed), "wrong": wrong,
             "first_us": times[0], "min_us": timed[0], "p50_us": at(0.5), "p90_us": at(0.9), "p99_us": at(0.99),
             "max_us": timed[-1], "all_us": times[WARM_UP:]}
+    return {**row, "gb_per_s": moved / 1e3 / at(0.5)} if moved else row
 
 
 def allow_files(wanted):

@@ -126,6 +126,7 @@ class LoadPlan {
   LoadPlan& into(std::string_view name, void* destination, const Into& how) {
     LoadTarget target{
         std::string(name), {}, how.dim, {}, how.dtype, static_cast<std::byte*>(destination)};
+    if (name.empty()) throw Error(Errc::InvalidArgument, "a destination needs a name");
     for (const std::string& part : how.parts) target.parts.push_back(layout_.at(part));
     if (how.parts.empty()) target.parts.push_back(layout_.at(name));
     detail::check_target(layout_, target);

@@ -132,7 +132,7 @@ MUTANTS = [
            "if (impl_ && impl_->is_owner()) impl_->close();", "if (impl_) impl_->close();", "handoff_test",
            "*ChildCannotUse*"),
     Mutant("pid_kept_in_a_child", "11 fork", "include/tenon/detail/per_process.hpp",
-           "if (::madvise(at, bytes, MADV_WIPEONFORK) == 0)", "if (::madvise(at, bytes, MADV_NORMAL) == 0)", "process_test",
+           "if (::madvise(at, bytes, MADV_WIPEONFORK) == 0 &&", "if (::madvise(at, bytes, MADV_NORMAL) == 0 &&", "process_test",
            "OwnPid.*"),
     # --- GPU memory, on the simulated runtime ---
     Mutant("current_before_the_copies", "2 complete means finished", "lib/cuda_gather.cpp",

@@ -10,20 +10,34 @@
 
 namespace tenon::detail {
 
+/// A page that the kernel clears in a forked child (MADV_WIPEONFORK, Linux 4.14); null where there
+/// is none. Emulators that accept any advice and follow none are told by advice that is none.
+[[nodiscard]] inline std::atomic<pid_t>* make_page_wiped_on_fork() noexcept {
+  const auto bytes = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  void* const at =
+      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (at == MAP_FAILED) return nullptr;
+  if (::madvise(at, bytes, MADV_WIPEONFORK) == 0 && ::madvise(at, bytes, -1) != 0)
+    return new (at) std::atomic<pid_t>(0);
+  (void)::munmap(at, bytes);
+  return nullptr;
+}
+
 /// This process's id, without a system call but for the first time: ownership is looked at on
-/// every step, once per bucket. It is kept in a page that the kernel clears in a forked child
-/// (MADV_WIPEONFORK, Linux 4.14), however the child was made; where there is none, each call asks.
+/// every step, once per bucket. Kept in a page that a child with memory of its own finds cleared,
+/// also one that fork() did not make; where there is no such page, each call asks. A child that
+/// shares its parent's memory (vfork) is taken for its parent.
 [[nodiscard]] inline pid_t own_pid() noexcept {
-  static std::atomic<pid_t>* const kept = []() -> std::atomic<pid_t>* {
-    const auto bytes = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-    void* const at =
-        ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (at == MAP_FAILED) return nullptr;
-    if (::madvise(at, bytes, MADV_WIPEONFORK) == 0) return new (at) std::atomic<pid_t>(0);
-    (void)::munmap(at, bytes);
-    return nullptr;
-  }();
-  if (kept == nullptr) return ::getpid();
+  // No function-local initialiser: its guard is a lock, which a fork could find held.
+  static std::atomic<std::atomic<pid_t>*> page{nullptr};
+  std::atomic<pid_t>* kept = page.load(std::memory_order_acquire);
+  if (kept == nullptr) {
+    kept = make_page_wiped_on_fork();
+    if (kept == nullptr) return ::getpid();
+    // Of two threads that are first, the later one's page stays unused.
+    std::atomic<pid_t>* other = nullptr;
+    if (!page.compare_exchange_strong(other, kept, std::memory_order_acq_rel)) kept = other;
+  }
   // relaxed: whichever thread stores it, the value is the same.
   pid_t pid = kept->load(std::memory_order_relaxed);
   if (pid == 0) kept->store(pid = ::getpid(), std::memory_order_relaxed);
