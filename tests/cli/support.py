@@ -329,7 +329,8 @@ class Case(unittest.TestCase):
         what = f"tenon {' '.join(map(str, arguments))}\n{done.stdout}\n{done.stderr}"
         self.assertEqual(done.returncode, expect, what)
         if expect not in (0, 130) and not done.stdout:
-            self.assertRegex(done.stderr, r"\Atenon: [^\n]+\n\Z", what)  # one line
+            # One line, which says where to read on.
+            self.assertRegex(done.stderr, r"\Atenon: [^\n]+ (\[docs/errors\.md#\w+\]|--help'\))\n\Z", what)
         return done
 
     def json_of(self, *arguments):
