@@ -25,6 +25,7 @@ struct DemoOptions {
   Mode mode = Mode::in_place;
   Memory memory = host();
   bool json = false;
+  bool quiet = false;
 };
 
 bool is_built_in(const std::string& model) {
@@ -70,7 +71,8 @@ DemoPlan make_plan(const DemoOptions& options) {
           .memory = options.memory,
           .subscribers = options.subscribers,
           .versions = options.versions,
-          .threads = thread_count()};
+          .threads = thread_count(),
+          .quiet = options.quiet};
 }
 
 // The most layers that fit, 0 when not even one does.
@@ -143,6 +145,7 @@ void add_options(CLI::App& command, DemoOptions& options) {
       ->default_str(name_of(options.mode));
   add_memory(command, options.memory);
   command.add_flag("--json", options.json, "Print a JSON object");
+  add_quiet(command, options.quiet);
 }
 
 }  // namespace

@@ -29,6 +29,7 @@ struct DemoPlan {
   std::uint32_t subscribers;
   std::uint64_t versions;
   unsigned threads;  ///< of the trainer: filling, gathering, plain copying
+  bool quiet;        ///< no progress
 };
 
 enum class ReportKind : std::uint32_t {

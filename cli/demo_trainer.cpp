@@ -40,7 +40,7 @@ class Weights {
 
   /// The training step: every byte becomes that of `version`.
   void fill(std::uint64_t version) {
-    Progress progress("changing the weights", true);
+    Progress progress("changing the weights", !plan_.quiet);
     std::atomic<std::uint64_t> done{0};
     for_each_piece(pieces_.size(), plan_.threads, [&](std::size_t p) {
       check_signals();
@@ -102,7 +102,7 @@ class Weights {
 };
 
 Publisher create(const DemoPlan& plan) {
-  Progress progress("allocating", true);
+  Progress progress("allocating", !plan.quiet);
   PublisherOptions options;
   options.memory = plan.memory;
   options.mode = plan.mode;

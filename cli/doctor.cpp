@@ -11,6 +11,7 @@
 #include "doctor/gpus.hpp"
 #include "doctor/sharing.hpp"
 #include "options.hpp"
+#include "progress.hpp"
 
 namespace tenon::cli {
 namespace {
@@ -23,6 +24,7 @@ struct DoctorOptions {
   std::optional<Uid> owner{};
   Duration timeout = std::chrono::seconds(30);
   bool json = false;
+  bool quiet = false;
   // Of the processes that it starts:
   std::string as;
   std::string file;
@@ -40,6 +42,7 @@ constexpr std::size_t kDetails = 31;  // and details
 std::vector<Row> examine(const DoctorOptions& options) {
   const Uid owner = options.owner.value_or(::geteuid());
   doctor::Evidence evidence = doctor::collect(owner);
+  const Waiting waiting("looking at this machine", !options.quiet);
   evidence.sharing = doctor::try_sharing("/dev/shm", options.timeout);
   evidence.gpus = doctor::ask_gpus(options.timeout);
   doctor::look_for_engines(evidence);
@@ -159,6 +162,7 @@ void add_doctor(CLI::App& app, Run& run) {
   add_duration(*command, "--timeout", options->timeout,
                "How long to wait for each answer of a GPU");
   add_owner(*command, options->owner);
+  add_quiet(*command, options->quiet);
   command->add_option("--as", options->as)->group("");
   command->add_option("--file", options->file)->group("");
   command->footer(

@@ -17,7 +17,6 @@ namespace {
 struct DumpOptions {
   ReaderOptions reader;
   std::filesystem::path out;
-  bool quiet = false;
 };
 
 // Found out before the wait for a version, not after it.
@@ -71,7 +70,7 @@ Exit dump(const DumpOptions& options) {
   safetensors::Writer writer(options.out, std::move(parameters), metadata);
   std::uint64_t bytes = 0;
   {
-    Progress progress("writing", !options.quiet);
+    Progress progress("writing", !options.reader.quiet);
     std::vector<std::byte> room;
     for (const std::size_t i : writer.order()) {
       std::vector<Piece> pieces;
@@ -87,7 +86,7 @@ Exit dump(const DumpOptions& options) {
   snapshot.release();
   writer.commit();
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - started;
-  if (!options.quiet) {
+  if (!options.reader.quiet) {
     print(fmt::format("dumped {} version={} parameters={} bytes={} seconds={:.3f}\n",
                       options.reader.name, snapshot.version(), layout.size(), bytes,
                       seconds.count()));
@@ -107,7 +106,7 @@ void add_dump(CLI::App& app, Run& run) {
                    "Exactly this version; one that is past ends with 4 at once")
       ->type_name("V")
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 62U));
-  command->add_flag("--quiet", options->quiet, "Print nothing but errors");
+  command->add_flag("--quiet", options->reader.quiet, "Print nothing but errors");
   command->footer(
       "Exits with 3 when the name never appeared, 4 when no (such) version did, 5 when the\n"
       "publisher is or becomes dead.\n\nExample:\n"

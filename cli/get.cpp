@@ -78,6 +78,7 @@ void add_get(CLI::App& app, Run& run) {
   CLI::App* command = app.add_subcommand("get", "Print the first values of a parameter");
   auto options = std::make_shared<GetOptions>();
   add_reader(*command, options->reader);
+  add_quiet(*command, options->reader.quiet);
   command->add_option("PARAMETER", options->parameter, "Name of the parameter")->required();
   command->add_option("--head", options->head, "How many values, in row-major order")
       ->type_name("N")

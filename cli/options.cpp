@@ -29,6 +29,10 @@ void add_memory(CLI::App& command, Memory& memory) {
       ->default_str(text_of(memory));
 }
 
+void add_quiet(CLI::App& command, bool& quiet) {
+  command.add_flag("--quiet", quiet, "No progress on standard error");
+}
+
 void add_reader(CLI::App& command, ReaderOptions& options) {
   command.add_option("NAME", options.name, "Name of the publication")->required();
   add_duration(command, "--timeout", options.timeout,

@@ -123,8 +123,17 @@ void tell_version(const Output& output, const char* did, const std::string& name
 
 relay::Watch watch_for(const Output& output, const char* did, const std::string& name) {
   relay::Watch watch;
-  if (!output.quiet) watch.note = [](const std::string& text) { complain(printable(text)); };
-  watch.group = [&output](const GroupReport& g) { tell_group(output, g); };
+  // A group's first collective takes seconds.
+  const auto first = std::make_shared<Waiting>("waiting for a group of relays", !output.quiet);
+  if (!output.quiet)
+    watch.note = [first](const std::string& text) {
+      first->end();
+      complain(printable(text));
+    };
+  watch.group = [first, &output](const GroupReport& g) {
+    first->end();
+    tell_group(output, g);
+  };
   watch.version = [&output, did, name](const VersionReport& v) {
     tell_version(output, did, name, v);
   };
@@ -134,18 +143,18 @@ relay::Watch watch_for(const Output& output, const char* did, const std::string&
 
 // Makes and runs a sender or replica. Then the publication is there: what is waited for next has
 // not been `said`.
-void send_once(SendOptions& options, bool& first, bool& said) {
+void send_once(SendOptions& options, Waiting& waiting, bool& first, bool& said) {
   const auto started = [&](const char* event, const char* key, const std::string& address) {
+    waiting.end();
     said = false;
     if (std::exchange(first, false)) tell_start(options.output, event, options.name, key, address);
   };
-  const relay::Watch watch = watch_for(options.output, "sent", options.name);
   if (options.join.empty()) {
     relay::Sender sender(options.name, options.relay);
     options.relay.listen = sender.address();  // receivers find its successor there
     started("listening", "address", sender.address());
     const StopOnSignal stop(sender);
-    return sender.run(watch);
+    return sender.run(watch_for(options.output, "sent", options.name));
   }
   relay::Replica replica(options.name, {.from = options.join,
                                         .op = *options.relay.reduce,
@@ -155,17 +164,18 @@ void send_once(SendOptions& options, bool& first, bool& said) {
                                         .join = options.relay.attach});
   started("joined", "from", options.join);
   const StopOnSignal stop(replica);
-  replica.run(watch);
+  replica.run(watch_for(options.output, "sent", options.name));
 }
 
 // One after the other: a trainer that starts again is another publication.
 void send_until_signal(SendOptions& options) {
   bool first = true, said = false;
+  Waiting waiting("waiting for '" + options.name + "'", !options.output.quiet);
   const detail::Deadline appear(options.relay.attach);
   options.relay.attach = std::min<Duration>(options.relay.attach, kLook);
   while (!was_signalled()) {
     try {
-      send_once(options, first, said);
+      send_once(options, waiting, first, said);
     } catch (const Error& error) {
       const bool ended = error.code() == Errc::PublisherGone || error.code() == Errc::Closed;
       const bool absent = error.code() == Errc::NotFound || error.code() == Errc::DeadlinePassed;
@@ -187,7 +197,9 @@ Exit send(SendOptions& options) {
 
 // In attempts, between which we look for signals. Each is longer than the last: where a large
 // layout comes over a slow network, short ones would all be in vain.
-std::unique_ptr<relay::Receiver> join(relay::ReceiverOptions options) {
+std::unique_ptr<relay::Receiver> join(const ReceiveOptions& told) {
+  const Waiting waiting("joining " + told.relay.from, !told.output.quiet);
+  relay::ReceiverOptions options = told.relay;
   const detail::Deadline deadline(options.join);
   for (Duration patience = kLook;; patience *= 2) {
     check_signals();
@@ -212,7 +224,7 @@ Exit receive(ReceiveOptions& options) {
     progress.update(done, total);
   };
   try {
-    const std::unique_ptr<relay::Receiver> receiver = join(options.relay);
+    const std::unique_ptr<relay::Receiver> receiver = join(options);
     tell_start(options.output, "receiving", receiver->name(), "from", options.relay.from);
     const StopOnSignal stop(*receiver);
     receiver->run(watch_for(options.output, "received", receiver->name()));

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "common.hpp"
+#include "progress.hpp"
 
 namespace tenon::cli {
 namespace {
@@ -13,6 +14,7 @@ namespace {
 Lease wait_for_version(Subscriber& subscriber, const ReaderOptions& options,
                        const detail::Deadline& deadline) {
   const VersionRequest request = options.version == 0 ? newest() : exactly(options.version);
+  const Waiting waiting("waiting for a version of '" + options.name + "'", !options.quiet);
   try {
     return subscriber.wait(request, deadline.left());
   } catch (const Error& error) {
@@ -24,7 +26,9 @@ Lease wait_for_version(Subscriber& subscriber, const ReaderOptions& options,
             "'{}' had no {} within {}; {}", options.name,
             options.version == 0 ? "complete version" : fmt::format("version {}", options.version),
             human_duration(options.timeout),
-            current == 0 ? "none is complete now" : fmt::format("it is at version {}", current)));
+            current == 0 ? "none is complete now" : fmt::format("it is at version {}", current)) +
+            " ('tenon inspect " + options.name +
+            "' shows who holds it up; --timeout waits longer)");
   }
 }
 
@@ -40,6 +44,7 @@ Subscriber attach_reader(const ReaderOptions& options, const std::string& label,
   constexpr auto kPause = std::chrono::milliseconds(5);
   constexpr int kStaleLooks = 10;
   int stale_looks = 0;
+  const Waiting waiting("waiting for '" + options.name + "'", !options.quiet);
   AttachOptions attach;
   attach.deadline = Duration::zero();
   attach.label = label;

@@ -76,12 +76,12 @@ std::vector<Pair> match(const Layout& layout, const Checkpoint& files,
 }
 
 void compare(const Checkpoint& files, const Layout& layout, const Snapshot& snapshot,
-             std::vector<Pair>& pairs) {
+             std::vector<Pair>& pairs, bool quiet) {
   std::vector<Piece> pieces;
   for (std::size_t p = 0; p < pairs.size(); ++p) {
     add_pieces(pieces, p, layout[pairs[p].published].bytes);
   }
-  Progress progress("comparing", true);
+  Progress progress("comparing", !quiet);
   std::mutex mutex;  // guards pairs' results and done
   std::uint64_t done = 0;
   for_each_piece(pieces.size(), thread_count(), [&](std::size_t n) {
@@ -140,7 +140,7 @@ Exit verify(const VerifyOptions& options) {
   std::vector<Difference> differences;
   std::vector<Pair> pairs = match(layout, files, differences);
   Snapshot snapshot = Snapshot::take(subscriber, options.reader, deadline);
-  compare(files, layout, snapshot, pairs);
+  compare(files, layout, snapshot, pairs, options.reader.quiet);
   snapshot.release();
   for (const Pair& pair : pairs) {
     if (pair.differing == 0) continue;
@@ -160,6 +160,7 @@ void add_verify(CLI::App& app, Run& run) {
   CLI::App* command = app.add_subcommand("verify", "Compare a version with safetensors files");
   auto options = std::make_shared<VerifyOptions>();
   add_reader(*command, options->reader);
+  add_quiet(*command, options->reader.quiet);
   command->add_option("FILE", options->files, "Safetensors files, or one *.safetensors.index.json")
       ->required();
   command->add_flag("--json", options->json, "Print a JSON object");

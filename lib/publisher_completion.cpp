@@ -125,8 +125,10 @@ void Publisher::Impl::check_device() {
 std::uint64_t Publisher::Impl::wait_current(const detail::Deadline& deadline) {
   check_owner();
   if (await_enqueued({deadline, {}})) return committed_;
-  throw Error(Errc::DeadlinePassed, "version " + std::to_string(committed_) + " of '" + name_ +
-                                        "' did not become current in time");
+  throw Error(Errc::DeadlinePassed,
+              "version " + std::to_string(committed_) + " of '" + name_ +
+                  "' did not become current in time: does something before it on its "
+                  "stream wait?");
 }
 
 // Behind what an aborted version has enqueued there must be something to wait for, before its slots

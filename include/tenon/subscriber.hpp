@@ -168,8 +168,8 @@ inline Subscriber Subscriber::attach(std::string_view name, const AttachOptions&
 
 inline void Subscriber::check_not_streaming() const {
   if (mode() != Mode::streaming) return;
-  throw Error(Errc::StreamingOnly,
-              "this publication streams: whole versions are not kept, use load()");
+  throw Error(Errc::StreamingOnly, "'" + attachment_->segment().object().name() +
+                                       "' streams: whole versions are not kept, use load()");
 }
 
 inline void Subscriber::check_publisher() const {
@@ -216,19 +216,22 @@ inline Lease Subscriber::wait(const VersionRequest& request, Duration timeout) {
     return lease;
   }
   if (wanted) {
-    throw Error(
-        Errc::ReleaseWanted,
-        "waiting while holding a lease that the publisher waits for; release it, then wait");
+    throw Error(Errc::ReleaseWanted,
+                "waiting for a version of '" + attachment_->segment().object().name() +
+                    "' while holding a lease that its publisher waits for; release it, then wait");
   }
   check_publisher();
-  if (in_time) throw Error(Errc::Closed, "the publication was closed");
+  const std::string name = "'" + attachment_->segment().object().name() + "'";
+  if (in_time) throw Error(Errc::Closed, name + " was closed; attach again for a successor");
   throw Error(
       Errc::DeadlinePassed,
-      (request.exactly != 0 ? "no version " + std::to_string(request.exactly)
-                            : "no version newer than " + std::to_string(request.above)) +
+      "waiting for " + name + ": " +
+          (request.exactly != 0 ? "no version " + std::to_string(request.exactly)
+                                : "no version newer than " + std::to_string(request.above)) +
           " within " +
           std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count()) +
-          " ms; the publication is at " + std::to_string(current_version()));
+          " ms; it is at " + std::to_string(current_version()) +
+          ": wait longer, or see what holds its publisher up ('tenon inspect')");
 }
 
 inline std::uint64_t Subscriber::load(LoadPlan& plan, Stream stream, Duration timeout,
@@ -245,7 +248,9 @@ inline std::uint64_t Subscriber::load(LoadPlan& plan, Stream stream, Duration ti
 
 inline void Subscriber::wait_for_copies(const detail::Deadline& deadline) {
   if (attachment_->wait_for_copies(deadline)) return;
-  throw Error(Errc::DeadlinePassed, "the copies enqueued on the stream were not made in time");
+  throw Error(Errc::DeadlinePassed,
+              "the copies enqueued on the stream were not made in time: does "
+              "something before them on that stream wait?");
 }
 
 // After an error. True when every copy enqueued so far was made: then it is known what arrived, and
@@ -390,11 +395,13 @@ inline bool Subscriber::load_streamed_version(LoadPlan& plan, Stream stream,
     if (aborted) return false;
     if (!there) {
       check_publisher();
-      if (in_time) throw Error(Errc::Closed, "the publication was closed");
-      throw Error(Errc::DeadlinePassed, "version " + std::to_string(version) +
+      const std::string name = "'" + attachment_->segment().object().name() + "'";
+      if (in_time) throw Error(Errc::Closed, name + " was closed; attach again for a successor");
+      throw Error(Errc::DeadlinePassed, "version " + std::to_string(version) + " of " + name +
                                             " did not arrive in time; bucket " +
                                             std::to_string((next_ - 1) % buckets) + " of " +
-                                            std::to_string(buckets) + " is missing");
+                                            std::to_string(buckets) +
+                                            " is missing: is its publisher still writing it?");
     }
     if (next_ == format::start_of(version, buckets)) {  // the first one is there
       timer->done(version);
