@@ -1,9 +1,10 @@
 // What frameworks without Tenon have: tensors, and a communicator of trainer and engines.
 // std: c++20
 // needs: nccl
-#include <cstddef>
 #include <cuda_runtime_api.h>
 #include <nccl.h>
+
+#include <cstddef>
 #include <vector>
 
 struct Tensor {
