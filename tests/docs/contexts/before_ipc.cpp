@@ -1,6 +1,9 @@
 // What frameworks without Tenon have: tensors, a way to send their handles, a barrier.
+
 // std: c++20
+
 // needs: cuda
+
 #include <cuda_runtime_api.h>
 
 #include <cstddef>

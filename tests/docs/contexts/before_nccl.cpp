@@ -1,6 +1,9 @@
 // What frameworks without Tenon have: tensors, and a communicator of trainer and engines.
+
 // std: c++20
+
 // needs: nccl
+
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 

@@ -1,6 +1,9 @@
 // What a block of GPU memory finds: what both sides have, and a stream.
+
 // std: c++20
+
 // needs: cuda
+
 #include <cuda_runtime_api.h>
 
 #include <chrono>

@@ -1,6 +1,9 @@
 // What a block of an engine on another node finds.
+
 // std: c++20
+
 // needs: relay
+
 #include <chrono>
 #include <string>
 #include <tenon/connect.hpp>
