@@ -13,7 +13,9 @@ import shlex
 
 MARK = re.compile(r"\s*<!--\s*test:(.*?)-->\s*$")
 KEYS = {"context", "file", "needs", "excuse"}
-COMMAND = re.compile(r"\s*\$? ?(?:tenon|tenon-bench|cmake|ctest|ninja|scripts/\S+|build/\S+|docker|kubectl|export|sudo|apt\S*|git) \S")
+COMMAND = re.compile(
+    r"\s*\$? ?(?:tenon|tenon-bench|cmake|ctest|ninja|scripts/\S+|build/\S+|docker|kubectl|export|sudo|apt\S*|git) \S"
+)
 
 
 @dataclasses.dataclass
@@ -59,7 +61,7 @@ def blocks_of(path, document):
             start, indent, _, language, lines, marks = opened
             text = "".join(body.removeprefix(indent) + "\n" for body in lines)
             found.append(Block(document, start, language, text, marks))
-            opened = None
+            opened, before = None, ""
         elif opened:
             opened[4].append(line)
         elif line.strip():

@@ -1,5 +1,7 @@
 // What a block of an engine finds: C++17 and the client's headers, nothing of the library.
+
 // std: c++17
+
 #include <chrono>
 #include <cstdint>
 #include <string>

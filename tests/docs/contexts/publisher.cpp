@@ -1,5 +1,7 @@
 // As trainer.cpp, with the publisher there already.
+
 // std: c++20
+
 #include <chrono>
 #include <iostream>
 #include <span>

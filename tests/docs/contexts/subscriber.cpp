@@ -1,5 +1,7 @@
 // As engine.cpp, with the subscriber there already, and storage of the engine's own.
+
 // std: c++17
+
 #include <chrono>
 #include <cstddef>
 #include <cstdint>

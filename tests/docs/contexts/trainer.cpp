@@ -1,5 +1,8 @@
-// What a block of a trainer finds, beside <tenon/publisher.hpp>: parameters, sources, a layout, a publisher.
+// What a block of a trainer finds, beside <tenon/publisher.hpp>: parameters, sources, a layout, a
+// publisher.
+
 // std: c++20
+
 #include <array>
 #include <chrono>
 #include <span>
