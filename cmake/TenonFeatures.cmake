@@ -70,6 +70,7 @@ set(TENON_CLIENT_HEADERS
   include/tenon/layout.hpp
   include/tenon/lease.hpp
   include/tenon/load_plan.hpp
+  include/tenon/log.hpp
   include/tenon/name.hpp
   include/tenon/stages.hpp
   include/tenon/subscriber.hpp

@@ -44,6 +44,7 @@ ClaimedObject claim_name(const std::string& name, Duration timeout,
     const RemovalResult result = remove_if_dead(name, ::geteuid(), false);
     switch (result.what) {
       case Removal::removed:
+        detail::log(LogLevel::warn, "replaced /dev/shm/", name, ", ", result.why);
         notes.push_back("replaced /dev/shm/" + name + ", " + result.why);
         if (!deadline.passed()) continue;
         break;
@@ -109,6 +110,7 @@ void sign(format::Header& h) {
   h.major = format::kMajor;
   h.minor = format::kMinor;
   h.struct_hash = format::struct_hash();
+  // release: who finds the magic finds the versions above.
   h.magic.store(format::kMagic, std::memory_order_release);
 }
 
@@ -130,7 +132,7 @@ void describe(format::Header& h, const SegmentRequest& request, const MemoryIden
   h.statistics_at = statistics;
   h.created_at = realtime_ns();
   copy_text(h.label, request.label);
-  h.oldest.store(1, std::memory_order_relaxed);
+  h.oldest.store(1, std::memory_order_relaxed);  // nobody looks before `ready`, which is released
 }
 
 // Slot b is as large as bucket b; a streaming slot takes any bucket.

@@ -11,6 +11,8 @@ std::vector<SubscriberInfo> read_places(const Segment& segment) {
   std::vector<SubscriberInfo> places;
   for (std::uint32_t i = 0; i < format::kPlaces; ++i) {
     const format::Place& row = segment.place(i);
+    // acquire, here and of the cursor: owner and label were stored before the one, since when
+    // before the other.
     if (row.state.load(std::memory_order_acquire) ==
         static_cast<std::uint32_t>(format::PlaceState::free))
       continue;

@@ -68,6 +68,7 @@ void LogWriter::reclaim_dead() noexcept {
   const int fd = claim_.fd();
   for (std::uint32_t i = 0; i < format::kPlaces; ++i) {
     format::Place& row = segment_.place(i);
+    // acquire: pairs with free_row() and fill_row(). The cursor only says whether to look closer.
     const bool unused = row.state.load(std::memory_order_acquire) ==
                             static_cast<std::uint32_t>(format::PlaceState::free) &&
                         row.cursor.load(std::memory_order_relaxed) == format::kIdle;
@@ -103,6 +104,7 @@ bool LogWriter::wait_for_attached(std::uint32_t count, std::uint64_t cursor,
     std::uint32_t found = 0;
     for (std::uint32_t i = 0; i < format::kPlaces; ++i) {
       const format::Place& row = segment_.place(i);
+      // acquire: a subscriber that is counted has done all of its attaching, or joining.
       const bool attached = row.state.load(std::memory_order_acquire) ==
                             static_cast<std::uint32_t>(format::PlaceState::attached);
       found += attached && (cursor == 0 || row.cursor.load(std::memory_order_acquire) == cursor)
@@ -121,6 +123,7 @@ std::string LogWriter::holders(std::uint64_t line) const {
   const bool streaming = segment_.facts().mode == Mode::streaming;
   std::string text;
   for (const SubscriberInfo& s : detail::read_places(segment_)) {
+    // relaxed: text for people.
     const std::uint64_t cursor = segment_.place(s.place).cursor.load(std::memory_order_relaxed);
     if (cursor == format::kIdle || cursor >= line) continue;
     char held_for[32];
@@ -159,7 +162,7 @@ void LogWriter::write_checksums(std::uint32_t slot, std::size_t first, std::size
   const std::uint64_t parameters = segment_.facts().checksum_bytes / sizeof(*sums) / sets;
   for (std::size_t i = first; i < last; ++i)
     segment_.checksum(format::checksum_index(slot, buckets(), parameters, i))
-        .store(sums[i], std::memory_order_relaxed);
+        .store(sums[i], std::memory_order_relaxed);  // released with `current`
   crash_point(CrashPoint::publish_checksums);
 }
 
@@ -181,6 +184,7 @@ void LogWriter::complete_version(std::uint64_t start, const Gathered& gather) no
 }
 
 void LogWriter::complete_record(std::uint64_t n) noexcept {
+  // release: the record and the bucket's bytes are visible to whoever reads this number.
   header().completed.store(n, std::memory_order_release);
   crash_point(CrashPoint::complete_record);
   wake(header().wake);

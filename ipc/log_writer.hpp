@@ -51,6 +51,7 @@ class LogWriter {
   [[nodiscard]] const detail::Segment& segment() const noexcept { return segment_; }
   [[nodiscard]] std::uint64_t buckets() const noexcept { return segment_.facts().buckets; }
   /// What this publisher last stored. Never read back: subscribers can write to the segment too.
+  /// relaxed: a number; who reads by it is a subscriber and loads the header's.
   [[nodiscard]] std::uint64_t current() const noexcept {
     return current_.load(std::memory_order_relaxed);
   }

@@ -81,6 +81,7 @@ class Candidate {
   }
   /// The header, if there is one that this program understands.
   [[nodiscard]] const format::Header* header() const noexcept {
+    // relaxed, here and of the state: a copy of our own, which pread() made.
     const auto* h = reinterpret_cast<const format::Header*>(header_);
     const bool ours = readable_ && h->magic.load(std::memory_order_relaxed) == format::kMagic &&
                       h->major == format::kMajor && h->struct_hash == format::struct_hash();
@@ -147,6 +148,7 @@ RemovalResult remove_if_dead(const std::string& name, Uid owner, bool dry_run) {
     return {Removal::busy, "cannot be removed (permission?)"};
   }
   crash_point(CrashPoint::clean_name);
+  if (!dry_run) detail::log(LogLevel::info, "removed /dev/shm/", name, ", ", result.why);
   return result;
 }
 

@@ -159,6 +159,8 @@ bool Publisher::Impl::close(format::ClosedReason reason) noexcept {
   abort();
   if (closed_) return !in_use_;  // the abort found the device broken
   closed_ = true;
+  detail::log(LogLevel::info, "closing '", name_, "'",
+              reason == format::ClosedReason::device_error ? " after an error of its GPU" : "");
   const detail::Deadline deadline(kClose);
   slots_->withdraw();  // host memory: the names go now, the pages with the last mapping
   crash_point(CrashPoint::close_slots);

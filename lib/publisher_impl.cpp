@@ -93,6 +93,8 @@ Publisher::Impl::Impl(std::string_view name, const Layout& layout, const Publish
   log_ = ipc::create_segment(request, *slots_, options.progress, notes_);
   for (std::uint64_t s = 0; s < log_->segment().facts().slots; ++s)
     slot_bytes_ += slots_->describe(s).bytes;
+  detail::log(LogLevel::info, "published '", name_, "': ", layout_.size(), " parameters in ",
+              buckets_.size(), " buckets, ", slot_bytes_, " bytes of slots, mode ", name_of(mode_));
 }
 
 void Publisher::Impl::check_owner() const {

@@ -41,7 +41,8 @@ std::vector<std::string> Lease::verify() const {
     const std::uint32_t slot = held().slot[layout()[original].bucket];
     const std::uint64_t told =
         segment.checksum(format::checksum_index(slot, facts.buckets, size(), original))
-            .load(std::memory_order_relaxed);
+            .load(std::memory_order_relaxed);  // stored before `current`, which the lease has
+                                               // acquired
     if (told != sums[original]) wrong.emplace_back(layout()[i].name);
   }
   timer.done(version(), layout().payload_bytes());

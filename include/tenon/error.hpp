@@ -5,12 +5,11 @@
 #pragma once
 
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
-#include <initializer_list>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <tenon/log.hpp>
 #include <utility>
 
 namespace tenon {
@@ -126,7 +125,9 @@ enum class Errc {
 /// what to check; code() is for programs.
 class Error : public std::runtime_error {
  public:
-  Error(Errc code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  Error(Errc code, const std::string& message) : std::runtime_error(message), code_(code) {
+    detail::log(LogLevel::debug, name_of(code), ": ", message);
+  }
   [[nodiscard]] Errc code() const noexcept { return code_; }
 
  private:
@@ -157,16 +158,6 @@ namespace detail {
     if (byte == 0xC2 && next >= 0x80 && next <= 0x9F) out[i] = out[i + 1] = '?';
   }
   return out;
-}
-
-/// For destructors, which never throw and never stay silent. In parts, as joining them would take
-/// memory.
-inline void report(std::initializer_list<std::string_view> parts) noexcept {
-  ::flockfile(stderr);
-  std::fputs("tenon: ", stderr);
-  for (const std::string_view part : parts) std::fwrite(part.data(), 1, part.size(), stderr);
-  std::fputc('\n', stderr);
-  ::funlockfile(stderr);
 }
 
 }  // namespace detail

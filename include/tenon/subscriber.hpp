@@ -176,6 +176,7 @@ inline void Subscriber::check_publisher() const {
   const std::string publisher = "process " + std::to_string(facts().publisher.pid) +
                                 ", publisher of '" + attachment_->segment().object().name() + "',";
   if (attachment_->is_closed()) {
+    // relaxed: stored before `closed`, which is_closed() has loaded with acquire.
     const bool device_error = header().closed_reason.load(std::memory_order_relaxed) ==
                               static_cast<std::uint32_t>(format::ClosedReason::device_error);
     throw Error(Errc::Closed, publisher + " closed the publication" +

@@ -40,6 +40,8 @@ bool enter_group(Group& group, const FormGroup& announced, const Newcomer& who) 
     ready.failure = e.what();
   }
   who.connection.send(to_message(ready));
+  detail::log(LogLevel::info, "relay, ", ready.failure.empty() ? "in" : "not in", " group ",
+              announced.group, ready.failure.empty() ? "" : ": ", ready.failure);
   if (ready.failure.empty()) {
     if (who.watch.group) who.watch.group(report);
   } else if (who.watch.note) {

@@ -129,7 +129,8 @@ class NcclEngine final : public Engine {
   void send(const std::byte* data, std::size_t bytes, int to, const Deadline& deadline) override;
   void receive(std::byte* data, std::size_t bytes, int from, const Deadline& deadline) override;
 
-  /// Only asks: no thread may be in NCCL but the one that sees this, in run().
+  /// Only asks: no thread may be in NCCL but the one that sees this, in run(). relaxed: a flag, and
+  /// nothing that hangs on it.
   void abort() noexcept override { aborted_.store(true, std::memory_order_relaxed); }
   [[nodiscard]] std::uint64_t bytes_sent() const noexcept override { return sent_; }
 

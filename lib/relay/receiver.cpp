@@ -51,6 +51,7 @@ class Receiver::Impl {
  private:
   [[nodiscard]] bool stopping() const { return stopped_ || (watch_.stop && watch_.stop()); }
   void note(const std::string& text) const {
+    detail::log(LogLevel::info, "relay, receiver: ", text);
     if (watch_.note) watch_.note(text);
   }
   [[nodiscard]] Memory memory() const { return options_.memory.value_or(Memory{welcome_.memory}); }

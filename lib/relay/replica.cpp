@@ -40,6 +40,7 @@ class Replica::Impl {
  private:
   [[nodiscard]] bool stopping() const { return stopped_ || (watch_.stop && watch_.stop()); }
   void note(const std::string& text) const {
+    detail::log(LogLevel::info, "relay, replica: ", text);
     if (watch_.note) watch_.note(text);
   }
   void join(const detail::Deadline& deadline);

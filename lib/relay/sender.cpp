@@ -278,6 +278,8 @@ void Sender::Impl::form_group() {
   }
   await_ready(end);
   if (!group_is_whole()) throw Error(Errc::Aborted, "not all receivers came into the group");
+  detail::log(LogLevel::info, "relay, sender: group ", report.group, " of ", report.receivers,
+              " receivers is ready");
   if (watch_.group) watch_.group(report);
 }
 

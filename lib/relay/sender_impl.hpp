@@ -83,6 +83,7 @@ class Sender::Impl {
   }
   [[nodiscard]] bool stopping() const { return stopped_ || (watch_.stop && watch_.stop()); }
   void note(const std::string& text) const {
+    detail::log(LogLevel::info, "relay, sender: ", text);
     if (watch_.note) watch_.note(text);
   }
   [[nodiscard]] std::uint64_t lowest() const;

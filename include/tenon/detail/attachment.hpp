@@ -184,6 +184,7 @@ class Attachment {
   /// Calls function(argument) behind what is enqueued on `stream`; the function ends with
   /// passed().
   void behind(Stream stream, int device, void (*function)(void*), void* argument) {
+    // relaxed, as are all that count up: the thread that waits for 0 is the one that counts.
     pending_.fetch_add(1, std::memory_order_relaxed);
     watch(device);
     try {
@@ -194,7 +195,8 @@ class Attachment {
       throw;
     }
   }
-  /// The last thing a host function does here: behind it the object may be gone.
+  /// The last thing a host function does here: behind it the object may be gone. release: pairs
+  /// with the acquire of poll_until_zero().
   void passed() noexcept { pending_.fetch_sub(1, std::memory_order_release); }
   static void end_passed(void* ending) {
     const Ending& e = *static_cast<Ending*>(ending);
@@ -229,6 +231,7 @@ class Attachment {
   /// where leases are released; on several devices none can be taken for all.
   void watch(int device) noexcept {
     if (in_device_memory()) return;
+    // relaxed: the ordinal is all there is to it.
     int none = kNoDevice;
     if (!watched_.compare_exchange_strong(none, device) && none != device)
       watched_.store(kSeveralDevices, std::memory_order_relaxed);

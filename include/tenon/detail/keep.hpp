@@ -24,6 +24,7 @@ void keep_for_ever(Owner owner) noexcept {
   };
   static std::atomic<Kept*> all{nullptr};  // noted down, so that leak checkers find it in use
   if (auto* kept = new (std::nothrow) Kept{nullptr, std::move(owner)}) {
+    // release, to whoever would walk the list: nobody does but a leak checker.
     kept->next = all.load(std::memory_order_relaxed);
     while (!all.compare_exchange_weak(kept->next, kept, std::memory_order_release)) {
     }

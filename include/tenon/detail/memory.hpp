@@ -59,6 +59,7 @@ struct StreamOps {
 inline std::atomic<const StreamOps*> stream_ops{nullptr};
 
 [[nodiscard]] inline const StreamOps& require_stream_ops() {
+  // acquire here and in ops_for(): pairs with the registration; behind the pointer lies its table.
   const StreamOps* ops = stream_ops.load(std::memory_order_acquire);
   if (ops == nullptr) {
     throw Error(Errc::NoMemoryKind,

@@ -54,6 +54,7 @@ template <class T>
     T value;
   };
   static std::atomic<Owned*> current{nullptr};
+  // acquire, and release below: behind the pointer lies the object that another thread has made.
   Owned* known = current.load(std::memory_order_acquire);
   while (known == nullptr || known->pid != own_pid()) {
     auto* fresh = new Owned{own_pid(), {}};

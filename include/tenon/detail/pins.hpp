@@ -66,10 +66,12 @@ class Pins {
 
   [[nodiscard]] const Held& held(unsigned parity) const noexcept { return held_[parity]; }
   [[nodiscard]] std::uint64_t oldest() const noexcept {
+    // acquire: pairs with retire(). Whoever pins needs more, the fence in pin().
     return header().oldest.load(std::memory_order_acquire);
   }
   /// The sticky CUDA error after which nothing ends behind a stream; null while all is well.
   [[nodiscard]] const char* failure() const noexcept {
+    // acquire: the text behind the pointer, and in fail() the leases that ended with it.
     return failure_.load(std::memory_order_acquire);
   }
   /// Whether nothing here can be read any more: the CUDA context broke.
@@ -156,6 +158,7 @@ class Pins {
   }
 
   void note_version(std::uint64_t version) noexcept {
+    // relaxed: a number for inspect, which nobody decides by.
     place_.row().loaded_version.store(version, std::memory_order_relaxed);
     crash_point(CrashPoint::version_noted);
   }

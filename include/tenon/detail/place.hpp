@@ -32,6 +32,7 @@ namespace tenon::detail {
 
 /// Gives a row back, for the holder of its lock: it gates nobody, then it counts for nobody.
 inline void free_row(format::Place& row) noexcept {
+  // release, twice: who finds the row free, or idle, finds all that its owner did before.
   row.cursor.store(format::kIdle, std::memory_order_release);
   crash_point(CrashPoint::row_idle);
   row.state.store(static_cast<std::uint32_t>(format::PlaceState::free), std::memory_order_release);
@@ -43,7 +44,10 @@ inline void free_row(format::Place& row) noexcept {
 inline void reclaim_place(int fd, std::uint32_t i, format::Place& row) {
   if (!try_lock_byte(fd, i)) return;
   crash_point(CrashPoint::reclaim_locked);
-  if (!still_owns(fd, i, owner_of(row))) free_row(row);
+  if (const format::Process owner = owner_of(row); !still_owns(fd, i, owner)) {
+    log(LogLevel::warn, "place ", i, " is free again: process ", owner.pid, ", which had it, died");
+    free_row(row);
+  }
   unlock_byte(fd, i);
   crash_point(CrashPoint::reclaim_unlocked);
 }
@@ -72,10 +76,13 @@ class OwnPlace {
     if (!claim_) return false;
     lock_one();
     reclaim_former();
+    log(LogLevel::debug, "place ", *number_, " of '", segment_.object().name(), "' claimed");
     fill_row(label);
     // Full fence: either the publisher's close sees this place, or this load sees the close.
     std::atomic_thread_fence(std::memory_order_seq_cst);
     if (is_closed() || !open_slots()) return false;
+    log(LogLevel::info, "attached to '", segment_.object().name(), "', place ", *number_,
+        ", published by process ", segment_.facts().publisher.pid);
     wake(segment_.header().release);  // a publisher may be waiting for subscribers
     crash_point(CrashPoint::attach_woken);
     return true;
@@ -84,6 +91,7 @@ class OwnPlace {
   /// Detached means: handles closed, then the row says so.
   void leave() noexcept {
     if (!number_) return;
+    log(LogLevel::info, "detached from '", segment_.object().name(), "', place ", *number_);
     slots_.clear();
     crash_point(CrashPoint::detach_slots);
     free_row(row());
@@ -122,6 +130,7 @@ class OwnPlace {
   /// The ordinal here of the GPU under which the slots are open; 0 for host memory.
   [[nodiscard]] int device() const noexcept { return device_; }
   [[nodiscard]] bool is_closed() const noexcept {
+    // acquire: behind `closed` lies why. What take() needs besides is its own fence.
     return segment_.header().state.load(std::memory_order_acquire) !=
            static_cast<std::uint32_t>(format::State::ready);
   }
@@ -149,6 +158,7 @@ class OwnPlace {
   /// For a row whose lock was free: free too, or its owner is no more.
   [[nodiscard]] bool is_abandoned(int fd, std::uint32_t i) const noexcept {
     const format::Place& row = segment_.place(i);
+    // acquire: pairs with free_row(); the lock that is held here orders the rest.
     return row.state.load(std::memory_order_acquire) ==
                static_cast<std::uint32_t>(format::PlaceState::free) ||
            !still_owns(fd, i, owner_of(row));
@@ -166,6 +176,7 @@ class OwnPlace {
   void fill_row(std::string_view label) {
     format::Place& mine = row();
     const format::Process me = this_process();
+    // relaxed: `attached`, stored last with release, is what others look at first.
     mine.owner.pid.store(me.pid, std::memory_order_relaxed);
     mine.owner.start_time.store(me.start_time, std::memory_order_relaxed);
     mine.owner.pid_namespace.store(me.pid_namespace, std::memory_order_relaxed);
@@ -196,6 +207,8 @@ class OwnPlace {
           segment_.slot(i, streaming ? largest : layout_.bucket_bytes(i % facts.buckets));
       SlotTable::Mapped mapped = open_slot(slot);
       if (!mapped.memory) return false;
+      log(LogLevel::debug, "slot ", i, " of '", segment_.object().name(), "' opened: ", slot.bytes,
+          " bytes");
       slots_.push_back(std::move(mapped.memory));
       device_ = mapped.device;
       crash_point(CrashPoint::attach_slot);

@@ -86,6 +86,8 @@ template <std::size_t N>
 
 /// The process recorded in a row.
 [[nodiscard]] inline format::Process owner_of(const format::Place& row) noexcept {
+  // relaxed: the caller loaded the row's state with acquire; a mixture of two owners is judged by
+  // the lock, which is asked next.
   return {row.owner.pid.load(std::memory_order_relaxed), 0,
           row.owner.start_time.load(std::memory_order_relaxed),
           row.owner.pid_namespace.load(std::memory_order_relaxed)};
@@ -159,6 +161,7 @@ class SegmentBytes {
   /// Record n, which a pin keeps from changing; the number it carries is checked as a defence.
   [[nodiscard]] Record record(std::uint64_t n) const {
     const format::Entry& e = entry(n);
+    // acquire, and the fence below: a seqlock; the fields are read between two looks at the number.
     const std::uint64_t before = e.number.load(std::memory_order_acquire);
     const Record r{e.version.load(std::memory_order_relaxed),
                    e.bucket.load(std::memory_order_relaxed), e.slot.load(std::memory_order_relaxed),
@@ -325,6 +328,7 @@ enum class Verdict {
 };
 /// Throws Error(BadFormat) for something that cannot be a publication.
 [[nodiscard]] inline Verdict judge_header(const format::Header& h) {
+  // acquire: pairs with sign(); versions and sizes lie behind it.
   const std::uint64_t magic = h.magic.load(std::memory_order_acquire);
   if (magic == 0) return Verdict::unfinished;
   check_field(magic == format::kMagic, "magic", magic, "that of Tenon");

@@ -106,6 +106,7 @@ template <class Ready>
 template <class Check>
 [[nodiscard]] bool poll_until_zero(const std::atomic<std::uint32_t>& count,
                                    const Deadline& deadline, Check check) {
+  // acquire: pairs with the release of whoever counts down; what it did is over.
   const auto zero = [&] { return count.load(std::memory_order_acquire) == 0; };
   if (spin_until(kDefaultSpin, zero)) return true;
   Duration pause = std::chrono::microseconds(20);
