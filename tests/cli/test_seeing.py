@@ -196,7 +196,7 @@ class Watch(Seeing):
         serve.send(signal.SIGKILL)
         serve.wait()
         self.assertEqual(watch.wait(), 5)
-        self.assertRegex(watch.stderr(), rf"^tenon: watching '{self.name}': .* which is gone\n$")
+        self.assertRegex(watch.stderr(), rf"^tenon: watching '{self.name}': .* which is gone \[docs/errors.md#PublisherGone\]\n$")
 
     def test_one_that_starts_is_shown(self):
         if UID != 0:

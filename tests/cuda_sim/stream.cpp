@@ -72,8 +72,10 @@ void Stream::wake() {
 void Stream::run() {
   working_on = options_.device;
   std::unique_lock lock(mutex_);
+  bool is_new = true;  // its first work can be there before this thread is
   for (;;) {
-    const bool was_idle = queue_.empty();
+    const bool was_idle = queue_.empty() || is_new;
+    is_new = false;
     changed_.wait(lock, [&] { return !queue_.empty() || closing_; });
     if (queue_.empty()) return;
     {
