@@ -163,6 +163,34 @@ Exit record(const TraceOptions& options) {
   return Exit::ok;
 }
 
+/// An event of what it must have and nothing else; nothing for what is none.
+std::optional<Json> event_of(const Json& line) {
+  const auto is_number = [&](const char* key) {
+    return line.contains(key) && line[key].is_number();
+  };
+  const auto is_text = [](const Json& in, const char* key) {
+    return in.contains(key) && in[key].is_string();
+  };
+  if (!line.is_object() || !is_text(line, "ph") || !is_text(line, "name") || !is_number("pid") ||
+      !is_number("tid") || !line.contains("args") || !line["args"].is_object())
+    return std::nullopt;
+  const Json& args = line["args"];
+  Json event{
+      {"ph", line["ph"]}, {"name", line["name"]}, {"pid", line["pid"]}, {"tid", line["tid"]}};
+  if (line["ph"] == "M" && is_text(args, "name")) {
+    event["args"] = {{"name", args["name"]}};
+    return event;
+  }
+  if (line["ph"] != "X" || !is_number("ts") || !is_number("dur")) return std::nullopt;
+  event["cat"] = "tenon";
+  event["ts"] = line["ts"];
+  event["dur"] = line["dur"];
+  event["args"] = Json::object();
+  for (const char* key : {"version", "bytes"})
+    if (args.contains(key) && args[key].is_number()) event["args"][key] = args[key];
+  return event;
+}
+
 // What TENON_TRACE leaves: a line an event, the last one perhaps cut off. Lines that are no event
 // are left out and counted.
 std::uint64_t add_file(const std::filesystem::path& path, std::vector<Json>& events) {
@@ -172,12 +200,13 @@ std::uint64_t add_file(const std::filesystem::path& path, std::vector<Json>& eve
   for (std::string line; std::getline(file, line);) {
     if (line.empty() || line == "[" || line == "]") continue;
     if (line.back() == ',') line.pop_back();
-    Json event =
+    const Json event =
         line.size() > 65536 ? Json(Json::value_t::discarded) : Json::parse(line, nullptr, false);
-    if (!event.is_object() || events.size() >= kMostEvents)
+    std::optional<Json> known = event_of(event);
+    if (!known || events.size() >= kMostEvents)
       ++bad;
     else
-      events.push_back(std::move(event));
+      events.push_back(std::move(*known));
   }
   return bad;
 }
@@ -188,6 +217,8 @@ Exit merge(const TraceOptions& options) {
   std::error_code failed;
   for (const auto& entry : std::filesystem::directory_iterator(options.merge, failed)) {
     if (entry.path().extension() != ".json" || !entry.is_regular_file()) continue;
+    if (std::error_code none; std::filesystem::equivalent(entry.path(), options.out, none))
+      continue;
     files.push_back(entry.path());
     bytes += entry.file_size();
   }

@@ -248,6 +248,8 @@ void Publisher::Impl::begin(std::optional<Stream> stream, const PublishOptions& 
                                           "': the stream of the version before has not come to "
                                           "its copies yet");
   }
+  // Again: the completion that was waited for has left that stage.
+  log_->stages().enter(format::Stage::wait_for_slots, detail::monotonic_ns());
   a.saved_oldest = log_->oldest();
   a.saved_current = log_->current();
   a.progress.assign(buckets_.size(), Progress::missing);
@@ -426,6 +428,7 @@ void Publisher::Impl::clear_records() {
     detail::StageTimer waiting(log_->stages(), format::Stage::wait_for_slots);
     await_readers(start());
     waiting.done(attempt_->version);
+    log_->stages().enter(format::Stage::gather, attempt_->gather_begin);
   } catch (...) {
     log_->unretire(oldest, served);
     throw;

@@ -107,7 +107,10 @@ void Child::send(const std::string& text) noexcept {
 }
 
 bool Child::has_ended() {
-  if (!ended_) ended_ = ::waitpid(pid_, &status_, WNOHANG) == pid_;
+  if (!ended_) {
+    const pid_t found = ::waitpid(pid_, &status_, WNOHANG);
+    ended_ = found == pid_ || (found < 0 && errno == ECHILD);  // somebody else has reaped it
+  }
   return ended_;
 }
 

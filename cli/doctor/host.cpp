@@ -133,18 +133,29 @@ Finding remove_ipc(const Evidence& evidence) {
           "that outlives the session"};
 }
 
+// The mount's own option counts for files in /dev/shm; `shmem_enabled` only by its words deny and
+// force.
 Finding huge_pages(const Evidence& evidence) {
-  const auto enabled = evidence.file(file::kHugePages);
-  if (!enabled) return unreadable(file::kHugePages);
-  const std::size_t open = enabled->find('[');
-  const std::size_t close = enabled->find(']');
-  if (open == std::string::npos || close == std::string::npos || close < open)
-    return {Status::not_checked, "shmem_enabled has no choice in brackets"};
-  const std::string chosen = enabled->substr(open + 1, close - open - 1);
-  if (chosen == "never" || chosen == "deny")
-    return {Status::warn, "shmem_enabled is " + chosen,
-            std::string("host memory is faster with: echo advise > ") + file::kHugePages};
-  return {Status::ok, "shmem_enabled is " + chosen};
+  const auto mounts = evidence.file(file::kMounts);
+  if (!mounts) return unreadable(file::kMounts);
+  const std::string enabled = evidence.file(file::kHugePages).value_or("");
+  if (enabled.find("[force]") != std::string::npos) return {Status::ok, "shmem_enabled is force"};
+  if (enabled.find("[deny]") != std::string::npos)
+    return {Status::warn, "shmem_enabled is deny",
+            std::string("host memory is faster with: echo never > ") + file::kHugePages +
+                ", and huge=advise for /dev/shm"};
+  std::string chosen = "never";
+  std::istringstream lines(*mounts);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.find(" /dev/shm ") == std::string::npos) continue;
+    const std::size_t at = line.find("huge=");
+    chosen = at == std::string::npos ? "never"
+                                     : line.substr(at + 5, line.find_first_of(", ", at) - at - 5);
+  }
+  if (chosen == "never")
+    return {Status::warn, "/dev/shm is mounted with huge=never",
+            "host memory is faster with: mount -o remount,huge=advise /dev/shm"};
+  return {Status::ok, "/dev/shm is mounted with huge=" + chosen};
 }
 
 Finding memory_limit(const Evidence& evidence) {

@@ -231,7 +231,8 @@ def tarball(at):
     expect(len(list(unpacked.iterdir())) == 1, "it unpacks into a folder of its own")
     root = next(unpacked.iterdir())
     expect(run(root / "bin/tenon", "--version").startswith("tenon "), "the command runs")
-    for file in ("man/man1/tenon.1", "bash-completion/completions/tenon", "zsh/site-functions/_tenon"):
+    for file in ("man/man1/tenon.1", "bash-completion/completions/tenon", "zsh/site-functions/_tenon",
+                 "zsh/vendor-completions/_tenon", "doc/tenon/docs/errors.md", "doc/libtenon-dev/examples/engine.cpp"):
         expect((root / "share" / file).stat().st_size > 1000, f"{file} is there")
     build = at.work / "tarball-client"
     shutil.rmtree(build, ignore_errors=True)

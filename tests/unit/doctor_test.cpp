@@ -28,19 +28,20 @@ Gpu sound_gpu(const std::string& uuid) {
 // A machine with nothing to complain about.
 Evidence sound() {
   Evidence machine;
-  machine.files = {{file::kKernel, "6.18.5\n"},
-                   {file::kStatus, "Name:\ttenon\nSeccomp:\t0\n"},
-                   {file::kMounts, "proc /proc proc rw,nosuid 0 0\n"},
-                   {file::kLoad, "0.50 0.40 0.30 1/100 4242\n"},
-                   {file::kPidNamespace, "pid:[4026531836]"},
-                   {file::kIpcNamespace, "ipc:[4026531839]"},
-                   {file::kHugePages, "always within_size [advise] never deny force\n"},
-                   {file::kClock, "tsc\n"},
-                   {file::kMemoryMax, "max\n"},
-                   {file::kPtrace, "1\n"},
-                   {file::kDriver,
-                    "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  "
-                    "580.159.04  Release Build\n"}};
+  machine.files = {
+      {file::kKernel, "6.18.5\n"},
+      {file::kStatus, "Name:\ttenon\nSeccomp:\t0\n"},
+      {file::kMounts, "proc /proc proc rw,nosuid 0 0\ntmpfs /dev/shm tmpfs rw,huge=advise 0 0\n"},
+      {file::kLoad, "0.50 0.40 0.30 1/100 4242\n"},
+      {file::kPidNamespace, "pid:[4026531836]"},
+      {file::kIpcNamespace, "ipc:[4026531839]"},
+      {file::kHugePages, "always within_size [advise] never deny force\n"},
+      {file::kClock, "tsc\n"},
+      {file::kMemoryMax, "max\n"},
+      {file::kPtrace, "1\n"},
+      {file::kDriver,
+       "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  "
+       "580.159.04  Release Build\n"}};
   machine.shm = Space{64'000 * kMiB, 60'000 * kMiB};
   machine.sharing = {"", true, true, true, true};
   machine.memlock = Evidence::kUnlimited;
@@ -126,11 +127,18 @@ std::vector<Case> host_cases() {
          systemd_user(e);
          e.files[file::kLogind] = "[Login]\nRemoveIPC=no\n";
        }},
-      {"huge-pages", ok, "advise", nothing},
-      {"huge-pages", warn, "echo advise",
-       file_of(file::kHugePages, "always within_size advise [never] deny force\n")},
-      {"huge-pages", unknown, "cannot be read", no_file(file::kHugePages)},
-      {"huge-pages", unknown, "brackets", file_of(file::kHugePages, "never\n")},
+      {"huge-pages", ok, "huge=advise", nothing},
+      {"huge-pages", ok, "huge=always",
+       file_of(file::kMounts, "tmpfs /dev/shm tmpfs rw,size=9k,huge=always,nodev 0 0\n")},
+      {"huge-pages", warn, "remount,huge=advise",
+       file_of(file::kMounts, "tmpfs /dev/shm tmpfs rw,nosuid 0 0\n")},
+      {"huge-pages", warn, "remount,huge=advise",
+       file_of(file::kMounts, "tmpfs /dev/shm tmpfs rw,huge=never 0 0\n")},
+      {"huge-pages", warn, "deny",
+       file_of(file::kHugePages, "always within_size advise never [deny] force\n")},
+      {"huge-pages", ok, "force",
+       file_of(file::kHugePages, "always within_size advise never deny [force]\n")},
+      {"huge-pages", unknown, "cannot be read", no_file(file::kMounts)},
       {"memory-limit", ok, "no limit", nothing},
       {"memory-limit", ok, "100 GB", file_of(file::kMemoryMax, "100000000000\n")},
       {"memory-limit", warn, "killed", file_of(file::kMemoryMax, "1073741824\n")},
