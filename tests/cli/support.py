@@ -311,6 +311,14 @@ class Case(unittest.TestCase):
     def file(self, tensors, metadata=None, name="in.safetensors"):
         return write_safetensors(self.path(name), tensors, metadata)
 
+    def segment(self, raw):
+        """A segment of these bytes; its name."""
+        name = unique_name()
+        with open(segment_path(name), "wb") as file:
+            file.write(raw)
+        self.addCleanup(lambda: os.path.exists(segment_path(name)) and os.unlink(segment_path(name)))
+        return name
+
     def start(self, *arguments, **more):
         process = Process(*arguments, **more)
         self.addCleanup(process.clean_up)

@@ -140,13 +140,6 @@ class Publications(DoctorCase):
         serve.wait()
         self.assert_found(self.doctor(name, expect=1), "publication", "fail", "stale")
 
-    def segment(self, raw):
-        name = unique_name()
-        with open(segment_path(name), "wb") as file:
-            file.write(raw)
-        self.addCleanup(lambda: os.path.exists(segment_path(name)) and os.unlink(segment_path(name)))
-        return name
-
     def test_of_another_version(self):
         name = self.segment(struct.pack("<QII", MAGIC, 99, 0) + bytes(8192))
         self.assert_found(self.doctor(name, expect=1), "publication", "fail", "format 99.0")

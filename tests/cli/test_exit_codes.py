@@ -242,13 +242,6 @@ def _handles(pid, number):
 class Segments(Case):
     """What is under a name, but was not put there by a publisher of this Tenon."""
 
-    def segment(self, raw):
-        name = unique_name()
-        with open(segment_path(name), "wb") as file:
-            file.write(raw)
-        self.addCleanup(lambda: os.path.exists(segment_path(name)) and os.unlink(segment_path(name)))
-        return name
-
     def test_garbage_is_1_and_names_the_field(self):
         name = self.segment(pattern(8192))
         for arguments in (["dump", name, self.path("o")], ["inspect", name], ["get", name, "a"]):
