@@ -9,14 +9,10 @@
 // publisher's processor at once. Hence a bare FUTEX_WAKE of as many sleeping processes is timed in
 // the same rounds.
 #include <fmt/core.h>
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <array>
 #include <atomic>
 #include <chrono>
-#include <climits>
 #include <string>
 #include <tenon/publisher.hpp>
 #include <tenon/subscriber.hpp>
@@ -24,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "bare_futex.hpp"
 #include "child.hpp"
 #include "payload.hpp"
 #include "report.hpp"
@@ -127,18 +124,14 @@ class Subscribers {
     return {row.samples.p50(), bare.samples.p50()};
   }
 
-  static std::uint32_t* address(std::atomic<std::uint32_t>& word) {
-    return reinterpret_cast<std::uint32_t*>(&word);
-  }
   static void wake_all(std::atomic<std::uint32_t>& word) {
     word.fetch_add(1, std::memory_order_release);
-    (void)::syscall(SYS_futex, address(word), FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+    bare_wake(word);
   }
   static void sleep_on(std::atomic<std::uint32_t>& word, Seat& seat, std::uint64_t turn) {
     const std::uint32_t before = word.load(std::memory_order_acquire);
     seat.armed.set(turn);
-    while (word.load(std::memory_order_acquire) == before)
-      (void)::syscall(SYS_futex, address(word), FUTEX_WAIT, before, nullptr, nullptr, 0);
+    while (word.load(std::memory_order_acquire) == before) bare_wait(word, before);
   }
 
   void subscribe(Table& table, Seat& seat, bool asleep) {

@@ -16,10 +16,8 @@
 // Subscriber and publisher are pinned to a processor each, after attaching: a process that may run
 // on one processor only does not spin.
 #include <fmt/format.h>
-#include <linux/futex.h>
 #include <pthread.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -27,7 +25,6 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
-#include <climits>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -39,6 +36,7 @@
 #include <utility>
 #include <vector>
 
+#include "bare_futex.hpp"
 #include "child.hpp"
 #include "payload.hpp"
 #include "report.hpp"
@@ -92,10 +90,6 @@ struct Board {
   alignas(64) std::uint64_t woke_at = 0;
   std::array<std::uint64_t, kind_count> wrong{};
 };
-
-std::uint32_t* address(std::atomic<std::uint32_t>& word) {
-  return reinterpret_cast<std::uint32_t*>(&word);
-}
 
 class WakeBench {
  public:
@@ -203,8 +197,7 @@ class WakeBench {
       ::pthread_cond_broadcast(&board_->condition);
     } else {
       board_->word.store(static_cast<std::uint32_t>(turn), std::memory_order_release);
-      if (kind == sleeping_word)
-        (void)::syscall(SYS_futex, address(board_->word), FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+      if (kind == sleeping_word) bare_wake(board_->word);
     }
   }
 
@@ -268,7 +261,7 @@ class WakeBench {
       if (spinning) {
         detail::cpu_relax();
       } else {
-        (void)::syscall(SYS_futex, address(board_->word), FUTEX_WAIT, before, nullptr, nullptr, 0);
+        bare_wait(board_->word, before);
       }
     }
     board_->woke_at = monotonic_ns();
