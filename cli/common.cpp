@@ -233,7 +233,7 @@ safetensors::Checkpoint open_checkpoint(const std::vector<std::filesystem::path>
   try {
     return safetensors::Checkpoint::open(files);
   } catch (const SystemError& error) {
-    throw Error(Errc::BadFile, error.what());
+    throw Error(Errc::BadFile, error.message());
   }
 }
 

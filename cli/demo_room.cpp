@@ -69,7 +69,7 @@ Answer ask_gpu(const Memory& memory) {
     answer.free = gpu::free_memory();
   } catch (const Error& error) {
     answer.refused = error.code();
-    std::strncpy(answer.why.data(), error.what(), answer.why.size() - 1);
+    std::strncpy(answer.why.data(), error.message().c_str(), answer.why.size() - 1);
   }
   return answer;
 }

@@ -52,11 +52,6 @@ Exit parse_and_run(int argc, char** argv) {
   return run();
 }
 
-// Where docs/errors.md says what it means, and whether to try again.
-void complain_of(const Error& error) {
-  complain(printable(error.what()) + " [docs/errors.md#" + name_of(error.code()) + "]");
-}
-
 Exit guarded(int argc, char** argv) {
   try {
     return parse_and_run(argc, argv);
@@ -64,10 +59,10 @@ Exit guarded(int argc, char** argv) {
     return Exit::interrupted;
   } catch (const SystemError& error) {
     // The reader of our output went away (`| head`): it knows.
-    if (error.error() != EPIPE) complain_of(error);
+    if (error.error() != EPIPE) complain(printable(error.what()));
     return exit_of(error.code());
   } catch (const Error& error) {
-    complain_of(error);
+    complain(printable(error.what()));
     return exit_of(error.code());
   } catch (const std::bad_alloc&) {
     complain("there is not enough memory for this");

@@ -14,7 +14,7 @@ namespace tenon::cli {
 namespace {
 
 Error with_context(const std::string& before, const Error& error, const std::string& after) {
-  return Error(error.code(), before + error.what() + after);
+  return Error(error.code(), before + error.message() + after);
 }
 
 }  // namespace

@@ -182,7 +182,8 @@ void send_until_signal(SendOptions& options) {
       const bool in_vain = first && appear.passed();
       if ((!ended && !absent) || in_vain) throw;
       if (!ended || first || std::exchange(said, true)) continue;
-      if (!options.output.quiet) complain(printable(error.what()) + "; waiting for its successor");
+      if (!options.output.quiet)
+        complain(printable(error.message()) + "; waiting for its successor");
     }
   }
 }

@@ -90,7 +90,7 @@ std::vector<PublicationInfo> list(std::optional<Uid> owner) {
       damaged.name = name;
       damaged.owner = uid;
       damaged.state = Attach::stale;
-      damaged.why = e.what();
+      damaged.why = detail::message_of(e);
       all.push_back(std::move(damaged));
     }
   }

@@ -104,7 +104,7 @@ void count_stale(Evidence& evidence, Uid owner) {
       evidence.stale_bytes += leftover.bytes;
     }
   } catch (const Error& error) {
-    evidence.stale_trouble = error.what();
+    evidence.stale_trouble = error.message();
   }
 }
 
@@ -158,7 +158,7 @@ Publication look_at(const std::string& name, Uid owner) {
   } catch (const Error& error) {
     if (error.code() == Errc::InvalidName) throw;
     publication.state = "damaged";
-    publication.why = error.what();
+    publication.why = error.message();
   }
   return publication;
 }

@@ -16,7 +16,7 @@ void look_for_engines(Evidence& evidence) {
     evidence.nccl.version =
         fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
   } catch (const Error& error) {
-    evidence.nccl.trouble = error.what();
+    evidence.nccl.trouble = error.message();
   }
 }
 

@@ -130,7 +130,7 @@ void attempt(Json& json, const char* key, Part part) {
   try {
     part();
   } catch (const CudaError& error) {
-    json[key] = error.what();
+    json[key] = error.message();
   }
 }
 
@@ -193,7 +193,7 @@ std::string trouble_of(std::string (*open)(const Json&), const Json& shared) {
   try {
     return open(shared);
   } catch (const CudaError& error) {
-    return error.what();
+    return error.message();
   }
 }
 

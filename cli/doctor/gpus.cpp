@@ -78,7 +78,7 @@ Gpus ask_gpus(Duration timeout) {
     probe(exporter, timeout, gpus);
     if (gpus.probe_trouble.empty()) exporter.finish(detail::Deadline(timeout));
   } catch (const SystemError& error) {
-    gpus.trouble = std::string("could not be asked: ") + error.what();
+    gpus.trouble = "could not be asked: " + error.message();
   } catch (const Json::exception& error) {
     gpus.trouble = std::string("answered what cannot be read: ") + error.what();
   }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -121,17 +122,23 @@ enum class Errc {
   return "unknown";
 }
 
-/// What every function of Tenon throws. what() says what was being done, with which values, and
-/// what to check; code() is for programs.
+/// What every function of Tenon throws. what() says what was being done, with which values, what to
+/// check, and where to read on; code() is for programs.
 class Error : public std::runtime_error {
  public:
-  Error(Errc code, const std::string& message) : std::runtime_error(message), code_(code) {
+  Error(Errc code, const std::string& message)
+      : std::runtime_error(message + " [docs/errors.md#" + name_of(code) + "]"),
+        code_(code),
+        length_(message.size()) {
     detail::log(LogLevel::debug, name_of(code), ": ", message);
   }
   [[nodiscard]] Errc code() const noexcept { return code_; }
+  /// what() without where to read on: to be part of another message.
+  [[nodiscard]] std::string message() const { return {what(), length_}; }
 
  private:
   Errc code_;
+  std::size_t length_;
 };
 
 /// A system call that failed.
@@ -146,6 +153,12 @@ class SystemError : public Error {
 };
 
 namespace detail {
+
+/// To be part of another message.
+[[nodiscard]] inline std::string message_of(const std::exception& e) {
+  const auto* const error = dynamic_cast<const Error*>(&e);
+  return error != nullptr ? error->message() : e.what();
+}
 
 /// Text of others in a message: control characters, also those of two bytes in UTF-8, become '?'.
 /// Whoever prints what() drives no terminal with it, and a NUL cuts nothing off.

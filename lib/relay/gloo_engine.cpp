@@ -90,7 +90,7 @@ void GlooEngine::run(const char* doing, const Deadline& deadline,
   const std::string prefix = std::string(doing) + ": ";
   if (link_.aborted()) throw Error(Errc::Aborted, prefix + "the group was aborted");
   if (failure_)
-    throw Error(failure_->code(), prefix + "the group failed before: " + failure_->what());
+    throw Error(failure_->code(), prefix + "the group failed before: " + failure_->message());
   const NoSigpipe quiet;  // this thread writes to sockets too
   try {
     return operation();

@@ -37,7 +37,7 @@ bool enter_group(Group& group, const FormGroup& announced, const Newcomer& who) 
     group.warm_up(deadline);
   } catch (const Error& e) {
     group.leave();
-    ready.failure = e.what();
+    ready.failure = e.message();
   }
   who.connection.send(to_message(ready));
   detail::log(LogLevel::info, "relay, ", ready.failure.empty() ? "in" : "not in", " group ",

@@ -40,7 +40,7 @@ void join_again(const std::string& why, const detail::Deadline& deadline, const 
       return join(detail::Deadline(std::min<Duration>(deadline.left(), kAttempt)));
     } catch (const Error& e) {
       if (e.code() != Errc::DeadlinePassed && e.code() != Errc::PeerGone) throw;
-      if (deadline.passed()) throw Error(Errc::PeerGone, why + "; and then: " + e.what());
+      if (deadline.passed()) throw Error(Errc::PeerGone, why + "; and then: " + e.message());
     }
   }
 }

@@ -172,7 +172,7 @@ void NcclEngine::check(ncclResult_t result, const char* doing) const {
 void NcclEngine::check_usable(const char* doing) const {
   if (aborted_.load(std::memory_order_relaxed))
     throw Error(Errc::Aborted, doing + who() + ": the group was broken up");
-  if (broken_) throw Error(broken_->code(), doing + who() + ": after " + broken_->what());
+  if (broken_) throw Error(broken_->code(), doing + who() + ": after " + broken_->message());
 }
 
 void NcclEngine::check_rank(int rank, const char* doing) const {
@@ -384,7 +384,7 @@ std::string why_no_nccl() {
     (void)NcclLibrary::load();
     return {};
   } catch (const Error& e) {
-    return e.what();
+    return e.message();
   }
 }
 

@@ -20,7 +20,7 @@ void check_reducible(const Layout& layout, ReduceOp op) {
     try {
       (void)Reduction(layout[i].dtype, op);
     } catch (const Error& e) {
-      throw Error(e.code(), "parameter '" + detail::plain(layout[i].name) + "': " + e.what());
+      throw Error(e.code(), "parameter '" + detail::plain(layout[i].name) + "': " + e.message());
     }
   }
 }

@@ -104,9 +104,9 @@ void Replica::Impl::run(const Watch& watch) {
     } catch (const Error& e) {
       if (e.code() != Errc::PeerGone && e.code() != Errc::BadFormat) throw;
       lease_.reset();
-      note(std::string("lost the sender: ") + e.what());
+      note("lost the sender: " + e.message());
       join_again(
-          e.what(), detail::Deadline(options_.rejoin),
+          e.message(), detail::Deadline(options_.rejoin),
           [this](const detail::Deadline& deadline) {
             join(deadline);
             note("joined the sender again");
@@ -157,7 +157,7 @@ void Replica::Impl::hold(const Offer& offer) {
     if (e.code() == Errc::Aborted) return;  // another group is announced: nobody waits for this
     if (e.code() != Errc::DeadlinePassed && e.code() != Errc::NotRetained) throw;
     answer.refusal = "'" + name_ + "' there is at version " +
-                     std::to_string(subscriber_.current_version()) + ": " + e.what();
+                     std::to_string(subscriber_.current_version()) + ": " + e.message();
   }
   connection_->send(to_message(answer));
 }
@@ -192,8 +192,8 @@ void Replica::Impl::hand_over(const Reduce& reduce) {
     if (e.code() == Errc::Cuda) throw;
     if (e.code() == Errc::Aborted) return;  // the sender knows
     done.in_group = false;
-    done.failure = e.what();
-    note("version " + std::to_string(reduce.version) + " was not handed on: " + e.what());
+    done.failure = e.message();
+    note("version " + std::to_string(reduce.version) + " was not handed on: " + e.message());
   }
   connection_->send(to_message(done));
   report_.receivers = static_cast<int>(reduce.takers.size());

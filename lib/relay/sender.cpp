@@ -30,7 +30,7 @@ void Sender::Impl::run(const Watch& watch) {
     }
   } catch (const Error& e) {
     for (const auto& [peer, member] : members_)
-      listener_.close(peer, std::string("the sender ends: ") + e.what());
+      listener_.close(peer, "the sender ends: " + e.message());
     throw;
   }
 }
@@ -56,7 +56,7 @@ void Sender::Impl::work() {
       group_.leave();
       if (is_ours(e.code())) throw;
       if (stopped_) return false;
-      note(std::string("the group is broken up: ") + e.what());
+      note("the group is broken up: " + e.message());
       if (e.code() != Errc::Aborted) pump(detail::Deadline(kRetry), [] { return false; });
       return false;
     }
@@ -170,8 +170,8 @@ void Sender::Impl::take(const Event& event) {
       take_message(event.peer, found->second, event.message);
     }
   } catch (const Error& e) {  // what a peer says is its own fault
-    listener_.close(event.peer, e.what());
-    note("the relay at " + event.address + " is sent away: " + e.what());
+    listener_.close(event.peer, e.message());
+    note("the relay at " + event.address + " is sent away: " + e.message());
   }
 }
 

@@ -33,14 +33,16 @@ TEST(Errors, NamesAreThoseOfTheEnumerators) {
 TEST(Errors, CarryTheirCodeAndMessage) {
   const Error error(Errc::Closed, "bucket 3 is half loaded");
   EXPECT_EQ(error.code(), Errc::Closed);
-  EXPECT_STREQ(error.what(), "bucket 3 is half loaded");
+  EXPECT_STREQ(error.what(), "bucket 3 is half loaded [docs/errors.md#Closed]");
+  EXPECT_EQ(error.message(), "bucket 3 is half loaded");
 }
 
 TEST(Errors, ASystemErrorSaysWhatWasDoneAndWhatTheSystemSays) {
   const SystemError error(ENOSPC, "growing a slot");
   EXPECT_EQ(error.code(), Errc::System);
   EXPECT_EQ(error.error(), ENOSPC);
-  EXPECT_STREQ(error.what(), "growing a slot: No space left on device");
+  EXPECT_STREQ(error.what(), "growing a slot: No space left on device [docs/errors.md#System]");
+  EXPECT_EQ(detail::message_of(error), "growing a slot: No space left on device");
 }
 
 TEST(Errors, ASystemErrorIsCaughtAsAnError) {

@@ -46,7 +46,7 @@ class Connection::Impl final : Link::Owner {
       await_welcome(deadline);
     } catch (const Error& error) {
       thread_.stop();
-      throw Error(error.code(), "joining the relay at " + address + ": " + error.what());
+      throw Error(error.code(), "joining the relay at " + address + ": " + error.message());
     }
   }
   ~Impl() {

@@ -112,7 +112,7 @@ void Link::heard(std::size_t bytes) {
       if (!ended_) act(action);
     }
   } catch (const std::exception& error) {
-    close(error.what());
+    close(detail::message_of(error));
   }
 }
 

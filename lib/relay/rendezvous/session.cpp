@@ -31,8 +31,8 @@ std::vector<Action> Session::receive(std::string_view bytes) {
     }
   } catch (const Error& error) {
     step_ = Step::over;
-    actions.emplace_back(Send{encode(Bye{error.code(), error.what()})});
-    actions.emplace_back(Ended{error.code(), error.what()});
+    actions.emplace_back(Send{encode(Bye{error.code(), error.message()})});
+    actions.emplace_back(Ended{error.code(), error.message()});
   }
   return actions;
 }
