@@ -6,6 +6,7 @@
 #include <fstream>
 #include <iterator>
 #include <map>
+#include <set>
 #include <thread>
 #include <tuple>
 
@@ -33,9 +34,27 @@ Json metadata(const char* what, std::int64_t pid, std::size_t row, const std::st
   return {{"ph", "M"}, {"name", what}, {"pid", pid}, {"tid", row}, {"args", {{"name", name}}}};
 }
 
+/// Numbers for processes: their pids, but of several with the same pid, in containers of their own
+/// or one after the other, only the first has that.
+class ProcessNumbers {
+ public:
+  using Who = std::tuple<std::int64_t, std::uint64_t, std::uint64_t>;  ///< pid, start, namespace
+  std::int64_t of(const Who& who) {
+    const auto [found, fresh] = numbers_.emplace(who, std::get<0>(who));
+    if (fresh && !taken_.insert(found->second).second)
+      taken_.insert(found->second = kAboveAllPids + static_cast<std::int64_t>(taken_.size()));
+    return found->second;
+  }
+
+ private:
+  static constexpr std::int64_t kAboveAllPids = 1 << 22;  // PID_MAX_LIMIT of Linux
+  std::map<Who, std::int64_t> numbers_;
+  std::set<std::int64_t> taken_;
+};
+
 /// One party's events as they are collected.
-struct Row {
-  std::int64_t pid = 0;
+struct Party {
+  format::Process owner;
   std::string name;
   detail::StageReader reader;
   std::vector<StageEvent> events;
@@ -48,71 +67,72 @@ class Collector {
 
   void poll() {
     const detail::Facts& facts = segment_.facts();
-    collect({format::kPublisherByte, facts.publisher.pid, facts.publisher.start_time}, facts.label,
-            "publisher");
+    collect(format::kPublisherByte, facts.publisher, facts.label, "publisher");
     for (std::uint32_t i = 0; i < format::kPlaces; ++i) {
       const format::Place& place = segment_.place(i);
       if (place.state.load(std::memory_order_acquire) ==
           static_cast<std::uint32_t>(format::PlaceState::free))
         continue;
-      const format::Process owner = detail::owner_of(place);
-      collect({i, owner.pid, owner.start_time}, detail::clean_text(place.label), "subscriber");
+      collect(i, detail::owner_of(place), detail::clean_text(place.label), "subscriber");
     }
   }
   [[nodiscard]] bool is_full() const noexcept { return count_ >= kMostEvents; }
   [[nodiscard]] std::uint64_t count() const noexcept { return count_; }
   [[nodiscard]] std::uint64_t lost() const {
     std::uint64_t lost = 0;
-    for (const auto& [key, row] : rows_) lost += row.reader.lost();
+    for (const auto& [key, party] : parties_) lost += party.reader.lost();
     return lost;
   }
   [[nodiscard]] std::vector<Json> events(const std::string& publication) const;
 
  private:
-  using Key = std::tuple<std::uint32_t, std::uint32_t, std::uint64_t>;  ///< block, pid, start time
+  /// Block, pid, start time, namespace.
+  using Key = std::tuple<std::uint32_t, std::uint32_t, std::uint64_t, std::uint64_t>;
   static constexpr std::size_t kMostParties = 4096;  // places can change hands for ever
 
-  void collect(const Key& key, const std::string& label, const char* what) {
-    auto found = rows_.find(key);
-    if (found == rows_.end()) {
-      if (rows_.size() >= kMostParties) return;
-      found = rows_.emplace(key, Row{}).first;
-      found->second.pid = std::get<1>(key);
-      found->second.name = label.empty() ? what : what + (" " + label);
+  void collect(std::uint32_t block, const format::Process& owner, const std::string& label,
+               const char* what) {
+    const Key key{block, owner.pid, owner.start_time, owner.pid_namespace};
+    auto found = parties_.find(key);
+    if (found == parties_.end()) {
+      if (parties_.size() >= kMostParties) return;
+      const std::string name = label.empty() ? what : what + (" " + label);
+      found = parties_.emplace(key, Party{owner, name, detail::StageReader(owner), {}}).first;
     }
-    Row& row = found->second;
-    const std::size_t before = row.events.size();
-    row.reader.read(*segment_.stages(std::get<0>(key)), row.events);
-    count_ += row.events.size() - before;
+    Party& party = found->second;
+    const std::size_t before = party.events.size();
+    party.reader.read(*segment_.stages(block), party.events);
+    count_ += party.events.size() - before;
   }
 
   const detail::Segment& segment_;
-  std::map<Key, Row> rows_;
+  std::map<Key, Party> parties_;
   std::size_t count_ = 0;
 };
 
 std::vector<Json> Collector::events(const std::string& publication) const {
   std::vector<Json> all;
-  std::map<std::int64_t, std::size_t> parties;  // of each process so far
-  for (const auto& [key, row] : rows_) {
-    const std::size_t number = parties[row.pid]++;
+  ProcessNumbers numbers;
+  std::map<std::int64_t, unsigned> parties;  // of each process so far
+  for (const auto& [key, party] : parties_) {
+    const format::Process& owner = party.owner;
+    const std::int64_t pid = numbers.of({owner.pid, owner.start_time, owner.pid_namespace});
+    const unsigned number = parties[pid]++;
     if (number == 0)
-      all.push_back(metadata("process_name", row.pid, 0, publication + " " + row.name));
-    const auto tid = [&](Stage stage) {
-      return number * format::kStageSums + static_cast<std::size_t>(stage) + 1;
-    };
-    std::array<bool, format::kStages> named{};
-    for (const StageEvent& event : row.events) {
-      if (!std::exchange(named[static_cast<std::size_t>(event.stage)], true)) {
-        const std::string name = name_of(event.stage);
-        all.push_back(metadata("thread_name", row.pid, tid(event.stage),
-                               number == 0 ? name : row.name + ": " + name));
-      }
+      all.push_back(metadata("process_name", pid, 0, publication + " " + party.name));
+    std::set<unsigned> named;
+    for (const StageEvent& event : party.events) {
+      const std::string stage = name_of(event.stage);
+      const unsigned row =
+          number * detail::kTraceRows + detail::trace_row(event.stage, event.version) + 1;
+      if (named.insert(row).second)
+        all.push_back(
+            metadata("thread_name", pid, row, number == 0 ? stage : party.name + ": " + stage));
       all.push_back({{"ph", "X"},
-                     {"name", name_of(event.stage)},
+                     {"name", stage},
                      {"cat", "tenon"},
-                     {"pid", row.pid},
-                     {"tid", tid(event.stage)},
+                     {"pid", pid},
+                     {"tid", row},
                      {"ts", static_cast<double>(event.start) / 1e3},
                      {"dur", static_cast<double>(event.duration.count()) / 1e3},
                      {"args", {{"version", event.version}, {"bytes", event.bytes}}}});
@@ -168,11 +188,14 @@ std::optional<Json> event_of(const Json& line) {
   const auto is_number = [&](const char* key) {
     return line.contains(key) && line[key].is_number();
   };
+  const auto is_integer = [&](const char* key) {
+    return line.contains(key) && line[key].is_number_integer();
+  };
   const auto is_text = [](const Json& in, const char* key) {
     return in.contains(key) && in[key].is_string();
   };
-  if (!line.is_object() || !is_text(line, "ph") || !is_text(line, "name") || !is_number("pid") ||
-      !is_number("tid") || !line.contains("args") || !line["args"].is_object())
+  if (!line.is_object() || !is_text(line, "ph") || !is_text(line, "name") || !is_integer("pid") ||
+      !is_integer("tid") || !line.contains("args") || !line["args"].is_object())
     return std::nullopt;
   const Json& args = line["args"];
   Json event{
@@ -191,25 +214,49 @@ std::optional<Json> event_of(const Json& line) {
   return event;
 }
 
-// What TENON_TRACE leaves: a line an event, the last one perhaps cut off. Lines that are no event
-// are left out and counted.
-std::uint64_t add_file(const std::filesystem::path& path, std::vector<Json>& events) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw SystemError(errno, "opening " + path.string());
-  std::uint64_t bad = 0;
-  for (std::string line; std::getline(file, line);) {
-    if (line.empty() || line == "[" || line == "]") continue;
-    if (line.back() == ',') line.pop_back();
-    const Json event =
-        line.size() > 65536 ? Json(Json::value_t::discarded) : Json::parse(line, nullptr, false);
-    std::optional<Json> known = event_of(event);
-    if (!known || events.size() >= kMostEvents)
-      ++bad;
-    else
-      events.push_back(std::move(*known));
+/// The events of several files.
+class Merged {
+ public:
+  // What TENON_TRACE leaves: a line an event, the last one perhaps cut off. Lines that are no event
+  // are left out and counted.
+  void add_file(const std::filesystem::path& path) {
+    std::ifstream file(path, std::ios::binary);
+    if (!file) throw SystemError(errno, "opening " + path.string());
+    std::optional<ProcessNumbers::Who> writer;
+    for (std::string line; std::getline(file, line);) {
+      if (line.empty() || line == "[" || line == "]") continue;
+      if (line.back() == ',') line.pop_back();
+      const Json event =
+          line.size() > 65536 ? Json(Json::value_t::discarded) : Json::parse(line, nullptr, false);
+      std::optional<Json> known = event_of(event);
+      if (!known || events.size() >= kMostEvents) {
+        ++lost;
+        continue;
+      }
+      const bool names_process = known->at("name") == "process_name";
+      if (names_process) writer = process_of(event);
+      if (writer && known->at("pid") == std::get<0>(*writer))
+        (*known)["pid"] = numbers_.of(*writer);
+      if (!names_process || named_.insert(known->at("pid")).second)
+        events.push_back(std::move(*known));
+    }
   }
-  return bad;
-}
+  std::vector<Json> events;
+  std::uint64_t lost = 0;
+
+ private:
+  // What of it is missing, or no such number, is 0.
+  static ProcessNumbers::Who process_of(const Json& event) {
+    const auto number = [&](const char* key) {
+      const auto found = event["args"].find(key);
+      const bool is = found != event["args"].end() && found->is_number_unsigned();
+      return is ? found->get<std::uint64_t>() : 0;
+    };
+    return {event["pid"].get<std::int64_t>(), number("started"), number("namespace")};
+  }
+  ProcessNumbers numbers_;
+  std::set<Json> named_;
+};
 
 Exit merge(const TraceOptions& options) {
   std::vector<std::filesystem::path> files;
@@ -228,13 +275,12 @@ Exit merge(const TraceOptions& options) {
   if (bytes > kMostBytes)
     throw Error(Errc::BadFile, "the traces in " + options.merge + " have more than 4 GiB");
   std::sort(files.begin(), files.end());
-  std::vector<Json> events;
-  std::uint64_t bad = 0;
-  for (const auto& file : files) bad += add_file(file, events);
-  const std::size_t count = static_cast<std::size_t>(std::count_if(
-      events.begin(), events.end(), [](const Json& e) { return e.value("ph", "") == "X"; }));
-  write_trace(options.out, std::move(events));
-  print(fmt::format("merged files={} events={} lost={} file={}\n", files.size(), count, bad,
+  Merged merged;
+  for (const auto& file : files) merged.add_file(file);
+  const auto count = std::count_if(merged.events.begin(), merged.events.end(),
+                                   [](const Json& e) { return e.value("ph", "") == "X"; });
+  write_trace(options.out, std::move(merged.events));
+  print(fmt::format("merged files={} events={} lost={} file={}\n", files.size(), count, merged.lost,
                     options.out));
   return Exit::ok;
 }

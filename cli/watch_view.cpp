@@ -17,8 +17,9 @@ double per_second(std::uint64_t from, std::uint64_t to, double seconds) {
   return to > from && seconds > 0 ? static_cast<double>(to - from) / seconds : 0;
 }
 
-std::uint64_t gathered(const PublicationInfo& info) {
-  return info.stages ? (*info.stages)[Stage::gather].bytes : 0;
+std::uint64_t filled(const PublicationInfo& info) {
+  if (!info.stages) return 0;
+  return (*info.stages)[Stage::gather].bytes + (*info.stages)[Stage::receive].bytes;
 }
 
 /// What a stage took between two looks. One under way counts as soon as it is over.
@@ -114,7 +115,7 @@ std::optional<Rates> rates_between(const Sight* before, const Sight& now) {
   if (is_successor(before, now)) return std::nullopt;
   const double seconds = std::chrono::duration<double>(between(before, now)).count();
   return Rates{per_second(newest_version(before->info), newest_version(now.info), seconds),
-               per_second(gathered(before->info), gathered(now.info), seconds)};
+               per_second(filled(before->info), filled(now.info), seconds)};
 }
 
 std::vector<std::string> screen_of(const Sight* before, const Sight& now, std::size_t width,

@@ -24,7 +24,8 @@ std::vector<SubscriberInfo> read_places(const Segment& segment) {
     info.alive = !is_dead(segment.object().fd(), i, owner);
     info.last_version = row.loaded_version.load(std::memory_order_relaxed);
     const std::uint64_t cursor = row.cursor.load(std::memory_order_acquire);
-    if (const format::StageBlock* stages = segment.stages(i)) info.stages = read_stages(*stages);
+    if (const format::StageBlock* stages = segment.stages(i))
+      info.stages = read_stages(*stages, owner);
     if (cursor != format::kIdle) {
       info.holds = format::version_of(cursor, segment.facts().buckets);
       const std::uint64_t since = row.pinned_at.load(std::memory_order_relaxed);
@@ -65,7 +66,7 @@ PublicationInfo inspect(std::string_view name, std::optional<Uid> owner) {
   info.version = format::version_of(found.segment->header().current.load(std::memory_order_acquire),
                                     facts.buckets);
   if (const format::StageBlock* stages = found.segment->stages(format::kPublisherByte))
-    info.stages = detail::read_stages(*stages);
+    info.stages = detail::read_stages(*stages, facts.publisher);
   info.created_at = facts.created_at;
   info.layout = found.segment->layout();
   info.subscribers = detail::read_places(*found.segment);

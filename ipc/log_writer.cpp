@@ -68,11 +68,7 @@ void LogWriter::reclaim_dead() noexcept {
   const int fd = claim_.fd();
   for (std::uint32_t i = 0; i < format::kPlaces; ++i) {
     format::Place& row = segment_.place(i);
-    // acquire: pairs with free_row() and fill_row(). The cursor only says whether to look closer.
-    const bool unused = row.state.load(std::memory_order_acquire) ==
-                            static_cast<std::uint32_t>(format::PlaceState::free) &&
-                        row.cursor.load(std::memory_order_relaxed) == format::kIdle;
-    if (unused || !detail::is_dead(fd, i, detail::owner_of(row))) continue;
+    if (detail::is_unused(row) || !detail::is_dead(fd, i, detail::owner_of(row))) continue;
     try {
       detail::reclaim_place(fd, i, row);
     } catch (const std::exception& e) {
@@ -166,7 +162,7 @@ void LogWriter::write_checksums(std::uint32_t slot, std::size_t first, std::size
   crash_point(CrashPoint::publish_checksums);
 }
 
-void LogWriter::complete_version(std::uint64_t start, const Gathered& gather) noexcept {
+void LogWriter::complete_version(std::uint64_t start, const Filled& filled) noexcept {
   const std::uint64_t published_at = detail::monotonic_ns();
   header().published_at.store(published_at, std::memory_order_relaxed);
   // release: the records and every byte of the version are visible to whoever reads this start.
@@ -178,8 +174,8 @@ void LogWriter::complete_version(std::uint64_t start, const Gathered& gather) no
   const std::uint64_t woken = detail::monotonic_ns();
   const std::uint64_t version = format::version_of(start, buckets());
   stages_.leave();
-  stages_.record(format::Stage::gather, version, gather.begin, gather.end, gather.bytes);
-  stages_.record(format::Stage::publish, version, gather.end, published_at);
+  stages_.record(filled.stage, version, filled.begin, filled.end, filled.bytes);
+  stages_.record(format::Stage::publish, version, filled.end, published_at);
   stages_.record(format::Stage::wake, version, published_at, woken);
 }
 

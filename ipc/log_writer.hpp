@@ -23,7 +23,8 @@ struct Patience {
 };
 
 /// How long the bytes of a version took to get in place, as monotonic_ns().
-struct Gathered {
+struct Filled {
+  format::Stage stage;
   std::uint64_t begin;
   std::uint64_t end;
   std::uint64_t bytes;
@@ -44,7 +45,7 @@ class LogWriter {
         claim_(std::move(claim)),
         owned_(claim_.fd(), format::kPublisherByte) {
     const std::string& object = segment_.object().name();
-    stages_.open(segment_.stages(format::kPublisherByte),
+    stages_.open(segment_.stages(format::kPublisherByte), segment_.facts().publisher,
                  object.substr(object.find('.', 6) + 1) + " publisher");
   }
 
@@ -83,8 +84,8 @@ class LogWriter {
   void write_checksums(std::uint32_t slot, std::size_t first, std::size_t last,
                        const std::uint64_t* sums) noexcept;
   /// The version that starts at `start` is complete: all records written, all bytes in place.
-  /// `gather`: for the statistics.
-  void complete_version(std::uint64_t start, const Gathered& gather) noexcept;
+  /// `filled`: for the statistics.
+  void complete_version(std::uint64_t start, const Filled& filled) noexcept;
   /// Streaming: every record up to n has its bytes in place.
   void complete_record(std::uint64_t n) noexcept;
   /// Streaming: the version before `next_start` will never be complete.

@@ -52,15 +52,14 @@ bool Publisher::Impl::is_there() {
   return true;
 }
 
-// The first of the two stages of a version that its writer sees; the host function has the others.
-void Publisher::Impl::slots_are_free(detail::StageTimer& waiting) noexcept {
-  waiting.done(attempt_->version);
-  attempt_->gather_begin = detail::monotonic_ns();
-  log_->stages().enter(format::Stage::gather, attempt_->gather_begin);
+// From the first bucket on; again after a wait in between.
+void Publisher::Impl::enter_filling() noexcept {
+  if (attempt_->fill_begin == 0) attempt_->fill_begin = detail::monotonic_ns();
+  log_->stages().enter(filling_, attempt_->fill_begin);
 }
 
 // Of the buckets written in this version.
-std::uint64_t Publisher::Impl::gathered_bytes() const noexcept {
+std::uint64_t Publisher::Impl::filled_bytes() const noexcept {
   std::uint64_t bytes = 0;
   for (std::size_t b = 0; b < buckets_.size(); ++b)
     if (attempt_->progress[b] == Progress::sealed) bytes += payload_[b];
@@ -100,7 +99,7 @@ bool Publisher::Impl::await_enqueued(const ipc::Patience& patience) {
 void Publisher::Impl::measure_gather() {
   if (!attempt_->copies || !log_->stages().is_traced()) return;
   gather_->mark_end(attempt_->stream);
-  measured_ = {attempt_->gather_begin, 0, gathered_bytes()};
+  measured_ = {format::Stage::gather_device, attempt_->fill_begin, 0, filled_bytes()};
   measured_version_ = attempt_->version;
 }
 
@@ -108,7 +107,7 @@ void Publisher::Impl::tell_measured() {
   const std::uint64_t version = std::exchange(measured_version_, 0);
   if (version == 0) return;
   if (const auto time = gather_->measured()) {
-    log_->stages().record(format::Stage::gather_device, version, measured_.begin,
+    log_->stages().record(measured_.stage, version, measured_.begin,
                           measured_.begin + static_cast<std::uint64_t>(time->count()),
                           measured_.bytes);
   }

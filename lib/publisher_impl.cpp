@@ -68,6 +68,7 @@ Publisher::Impl::Impl(std::string_view name, const Layout& layout, const Publish
       layout_(layout),
       mode_(effective_mode(layout, options, notes_)),
       pid_(detail::own_pid()),
+      filling_(options.filling),
       own_(std::move(own)),
       slots_(make_slots(options, own_)),
       gather_(make_gather(layout_, options)),
@@ -111,79 +112,6 @@ Publisher::Impl::Attempt& Publisher::Impl::attempt() {
     throw Error(Errc::InvalidArgument,
                 "no version of '" + name_ + "' is being written; call begin() first");
   return *attempt_;
-}
-
-// Throws for sources that do not fit or cannot be copied. True when they are unchanged throughout.
-bool Publisher::Impl::check_sources(std::size_t bucket, std::span<const Source> sources) const {
-  const Expected* expected = &expected_[layout_.bucket_parameters(bucket).first];
-  bool unchanged = buckets_[bucket].written_in != 0 && !buckets_[bucket].unconfirmed;
-  for (std::size_t k = 0; k < sources.size(); ++k) {
-    const Source& source = sources[k];
-    if (expected[k].tied) continue;
-    unchanged = unchanged && source.unchanged;
-    const bool as_usual = source.data != nullptr &&
-                          source.dtype.value_or(expected[k].dtype) == expected[k].dtype &&
-                          source.bytes.value_or(expected[k].bytes) == expected[k].bytes;
-    if (!as_usual) check_source(layout_.bucket_parameters(bucket).first + k, source);
-  }
-  if (unchanged && mode_ != Mode::streaming) return true;
-  check_pointers(bucket, sources);
-  gather_->check(bucket, sources);
-  return unchanged;
-}
-
-void Publisher::Impl::check_source(std::size_t parameter, const Source& source) const {
-  const Placement place = layout_[parameter];
-  const auto refuse = [&](const std::string& why) {
-    throw Error(Errc::InvalidArgument, "source " + std::to_string(parameter) + ", of '" +
-                                           std::string(place.name) + "': " + why);
-  };
-  const auto cast = cast_between(source.dtype.value_or(place.dtype), place.dtype);
-  if (!cast) {
-    refuse("its dtype is " + std::string(info(*source.dtype).name) + ", the layout has " +
-           std::string(info(place.dtype).name) +
-           ", and Tenon casts only f32 to bf16 or f16 and bf16 to f32");
-  }
-  if (*cast != Cast::none &&
-      reinterpret_cast<std::uintptr_t>(source.data) % info(*source.dtype).bytes != 0)
-    refuse("it is to be cast and not aligned to its elements");
-  const std::uint64_t needed = source_bytes(*cast, place.bytes);
-  if (source.bytes && *source.bytes != needed) {
-    refuse("it has " + std::to_string(*source.bytes) + " bytes, the layout has " +
-           std::to_string(needed));
-  }
-  if (source.data == nullptr && place.bytes > 0 && (!source.unchanged || mode_ == Mode::streaming))
-    refuse("its pointer is null");
-}
-
-// A bucket that will be copied needs every pointer, also those of parameters that did not change.
-void Publisher::Impl::check_pointers(std::size_t bucket, std::span<const Source> sources) const {
-  const std::size_t first = layout_.bucket_parameters(bucket).first;
-  check_not_moved(bucket, sources);
-  for (std::size_t k = 0; k < sources.size(); ++k) {
-    const Expected& expected = expected_[first + k];
-    if (sources[k].data != nullptr || expected.bytes == 0 || expected.tied) continue;
-    throw Error(Errc::DirtyBucket,
-                "bucket " + std::to_string(bucket) +
-                    " must be written again (an aborted version touched it, or another of its "
-                    "parameters changed), and '" +
-                    std::string(layout_[first + k].name) + "' came without a pointer");
-  }
-}
-
-// What subscribers have mapped is where the parameters were when it was planned.
-void Publisher::Impl::check_not_moved(std::size_t bucket, std::span<const Source> sources) const {
-  if (own_.empty() || own_[bucket].allocation == nullptr) return;
-  const auto [first, last] = layout_.bucket_parameters(bucket);
-  const std::byte* slot = own_[bucket].allocation + own_[bucket].offset;
-  for (std::size_t i = first; i < last; ++i) {
-    const Placement place = layout_[i];
-    if (layout_.tied_to(i) || place.bytes == 0 || sources[i - first].data == slot + place.offset)
-      continue;
-    throw Error(Errc::InvalidArgument, "'" + std::string(place.name) +
-                                           "' is unpacked and has moved since it was planned: "
-                                           "create another publication");
-  }
 }
 
 std::uint64_t Publisher::Impl::publish(std::span<const Source> sources,
@@ -270,7 +198,7 @@ void Publisher::Impl::begin(std::optional<Stream> stream, const PublishOptions& 
                                           (behind.empty() ? "" : "; behind it: " + behind));
   }
   attempt_ = std::move(a);
-  if (streaming) return slots_are_free(waiting);
+  if (streaming) return waiting.done(attempt_->version);
   const bool everybody_out =
       attempt_->saved_current == 0 || (mode_ == Mode::in_place && !all_unchanged);
   const std::uint64_t line = everybody_out ? first : attempt_->saved_current;
@@ -281,7 +209,7 @@ void Publisher::Impl::begin(std::optional<Stream> stream, const PublishOptions& 
     abort();
     throw;
   }
-  slots_are_free(waiting);
+  waiting.done(attempt_->version);
 }
 
 void Publisher::Impl::await_readers(std::uint64_t line) {
@@ -311,7 +239,6 @@ void Publisher::Impl::open_streaming(std::size_t bucket) {
   detail::StageTimer waiting(log_->stages(), format::Stage::wait_for_slots);
   await_readers(line);
   waiting.done(attempt_->version);
-  log_->stages().enter(format::Stage::gather, attempt_->gather_begin);
   attempt_->slot[bucket] = static_cast<std::uint32_t>(n % slots);
 }
 
@@ -334,6 +261,7 @@ std::byte* Publisher::Impl::open(std::size_t bucket) {
         mode_ == Mode::double_buffered && log_->current() != 0 && b.slot == home;
     a.slot[bucket] = home_is_taken ? other : home;
   }
+  enter_filling();
   a.written = true;
   a.enqueued = true;
   a.progress[bucket] = Progress::open;
@@ -428,7 +356,6 @@ void Publisher::Impl::clear_records() {
     detail::StageTimer waiting(log_->stages(), format::Stage::wait_for_slots);
     await_readers(start());
     waiting.done(attempt_->version);
-    log_->stages().enter(format::Stage::gather, attempt_->gather_begin);
   } catch (...) {
     log_->unretire(oldest, served);
     throw;
@@ -445,18 +372,19 @@ std::uint64_t Publisher::Impl::commit() {
             std::to_string(b) +
             (a.progress[b] == Progress::open ? " is open" : " was neither written nor kept"));
   }
+  enter_filling();  // it may be that no bucket was opened
   clear_records();
   write_records();
   crash_point(CrashPoint::publish_records);
   measure_gather();
   const std::uint64_t last = start() + buckets_.size() - 1;
   store_behind([sums = checksum_store(), first = start(), last,
-                streaming = mode_ == Mode::streaming, begin = a.gather_begin,
-                bytes = gathered_bytes()](ipc::LogWriter& log) {
-    const ipc::Gathered gather{begin, detail::monotonic_ns(), bytes};
+                streaming = mode_ == Mode::streaming, filling = filling_, begin = a.fill_begin,
+                bytes = filled_bytes()](ipc::LogWriter& log) {
+    const ipc::Filled filled{filling, begin, detail::monotonic_ns(), bytes};
     if (sums) sums(log);
     if (streaming) log.complete_record(last);
-    log.complete_version(first, gather);
+    log.complete_version(first, filled);
   });
   // Not before: when that throws, the slots of the version before are still the current ones.
   for (std::size_t b = 0; b < buckets_.size(); ++b) finish_bucket(b);

@@ -92,11 +92,11 @@ class Publisher::Impl {
     Duration at_commit{};            ///< for readers of the records that the version takes over
     std::uint64_t saved_oldest = 0;  ///< to un-retire, as long as nothing was written
     std::uint64_t saved_current = 0;
-    std::uint64_t gather_begin = 0;  ///< monotonic_ns() when its slots were free
-    bool written = false;            ///< a byte or a record of this version is out
-    bool copies = false;      ///< work of Tenon's own is in the stream, not only the trainer's
-    bool enqueued = false;    ///< work behind which nothing tells yet that it has run
-    bool reads_host = false;  ///< work that reads sources in host memory
+    std::uint64_t fill_begin = 0;  ///< monotonic_ns() when its first bucket was opened
+    bool written = false;          ///< a byte or a record of this version is out
+    bool copies = false;           ///< work of Tenon's own is in the stream, not only the trainer's
+    bool enqueued = false;         ///< work behind which nothing tells yet that it has run
+    bool reads_host = false;       ///< work that reads sources in host memory
     std::vector<Progress> progress{};
     std::vector<std::uint32_t> slot{};
     std::vector<bool>
@@ -112,8 +112,8 @@ class Publisher::Impl {
   void check_source(std::size_t parameter, const Source& source) const;
   void check_pointers(std::size_t bucket, std::span<const Source> sources) const;
   void await_readers(std::uint64_t line);
-  void slots_are_free(detail::StageTimer& waiting) noexcept;
-  [[nodiscard]] std::uint64_t gathered_bytes() const noexcept;
+  void enter_filling() noexcept;
+  [[nodiscard]] std::uint64_t filled_bytes() const noexcept;
   void measure_gather();
   void tell_measured();
   void clear_records();
@@ -140,6 +140,7 @@ class Publisher::Impl {
   std::vector<std::string> notes_;  ///< before mode_, whose choice it explains
   Mode mode_;
   pid_t pid_;
+  format::Stage filling_;     ///< what that is called in the statistics
   std::vector<OwnSlot> own_;  ///< unpacked: per bucket
   std::unique_ptr<ipc::SlotMemory> slots_;
   std::unique_ptr<Gather> gather_;
@@ -154,7 +155,7 @@ class Publisher::Impl {
   std::uint64_t slot_bytes_ = 0;
   std::uint64_t enqueued_ = 0;  ///< completions enqueued, in all
   std::atomic<bool> closed_{false};
-  ipc::Gathered measured_{};            ///< traced: on the device, of measured_version_
+  ipc::Filled measured_{};              ///< traced: on the device, of measured_version_
   std::uint64_t measured_version_ = 0;  ///< 0: none is being measured
   bool in_use_ = false;                 ///< GPU memory, when it was closed
 };

@@ -1,6 +1,5 @@
 #include "verify.hpp"
 
-#include <optional>
 #include <string>
 #include <tenon/checksum.hpp>
 
@@ -34,8 +33,7 @@ std::vector<std::string> Lease::verify() const {
                 "this publication has no checksums to verify by (PublisherOptions::checksums, "
                 "'tenon serve --checksums')");
   }
-  std::optional<detail::StageTimer> timer;  // not in a forked child: the block is its parent's
-  if (attachment_->is_owner()) timer.emplace(attachment_->stages(), format::Stage::verify);
+  detail::StageTimer timer(attachment_->stages(), format::Stage::verify);
   const std::vector<std::uint64_t> sums = checksums(*this, facts.memory, attachment_->device());
   std::vector<std::string> wrong;
   for (std::size_t i = 0; i < size(); ++i) {
@@ -47,7 +45,7 @@ std::vector<std::string> Lease::verify() const {
                                                // acquired
     if (told != sums[original]) wrong.emplace_back(layout()[i].name);
   }
-  if (timer) timer->done(version(), layout().payload_bytes());
+  timer.done(version(), layout().payload_bytes());
   return wrong;
 }
 

@@ -200,16 +200,22 @@ inline constexpr std::size_t kStageRing = 64;
 
 /// Where one process's time went: block i is written by the owner of place i, block 64 by the
 /// publisher. For people: nothing of the protocol depends on it.
+///
+/// A place changes hands: `owner` is cleared before the rest is, and stored when it is all zero.
+/// What is read is the owner's when that was there before and after.
 struct StageBlock {
   Word64 written;  ///< events so far
   Word64 since;    ///< CLOCK_MONOTONIC ns when `now` began
   Word32 now;      ///< what it is in the middle of; kNoStage
-  std::uint8_t reserved[44];
+  std::uint32_t reserved;
+  OwnerWords owner;  ///< whose time it is; pid 0: nobody's yet
+  std::uint8_t reserved_middle[16];
   StageSum sums[kStageSums];  ///< by Stage
   StageEvent ring[kStageRing];
   std::uint8_t reserved_end[320];
 };
 static_assert(sizeof(StageBlock) == 4096 && offsetof(StageBlock, ring) == 704);
+static_assert(offsetof(StageBlock, owner) == 24 && offsetof(StageBlock, sums) == 64);
 static_assert(kStages <= kStageSums && std::is_standard_layout_v<StageBlock>);
 inline constexpr std::size_t kStageBlocks = kPlaces + 1;
 inline constexpr std::uint64_t kStatisticsBytes = kStageBlocks * sizeof(StageBlock);

@@ -66,6 +66,9 @@ struct PublisherOptions {
   /// A checksum of every parameter of every version, for Lease::verify(): one more read of all
   /// bytes. Not when streaming.
   bool checksums = false;
+  /// What filling the slots is called in the statistics (docs/observing.md): `gather`, or `receive`
+  /// of whoever fills them off a wire.
+  format::Stage filling = format::Stage::gather;
   /// Called while slots are pre-faulted, which is slow on virtual machines: (bytes done, bytes in
   /// all).
   std::function<void(std::uint64_t, std::uint64_t)> progress{};

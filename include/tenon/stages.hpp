@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <tenon/detail/process.hpp>
 #include <tenon/detail/trace_file.hpp>
 #include <tenon/detail/wait.hpp>
 #include <tenon/format.hpp>
@@ -53,7 +54,19 @@ namespace detail {
   return Duration(static_cast<std::int64_t>(std::min(ns, kMost)));
 }
 
-[[nodiscard]] inline Stages read_stages(const format::StageBlock& block) noexcept {
+/// Whether all that is in the block is `owner`'s: asked before it is read, and after.
+[[nodiscard]] inline bool belongs_to(const format::StageBlock& block,
+                                     const format::Process& owner) noexcept {
+  std::atomic_thread_fence(std::memory_order_acquire);  // of what was read before
+  const bool does = same(load_owner(block.owner), owner);
+  std::atomic_thread_fence(std::memory_order_acquire);  // pairs with the release in clear()
+  return does;
+}
+
+/// Nothing when the block is not `owner`'s, or changes hands meanwhile.
+[[nodiscard]] inline std::optional<Stages> read_stages(const format::StageBlock& block,
+                                                       const format::Process& owner) noexcept {
+  if (!belongs_to(block, owner)) return std::nullopt;
   Stages read;
   for (std::size_t i = 0; i < read.sums.size(); ++i) {
     const format::StageSum& sum = block.sums[i];
@@ -64,21 +77,27 @@ namespace detail {
                     sum.bytes.load(std::memory_order_relaxed)};
   }
   const std::uint32_t now = block.now.load(std::memory_order_acquire);
-  if (now == format::kNoStage || now > format::kStages) return read;
-  read.now = static_cast<Stage>(now - 1);
-  const std::uint64_t since = block.since.load(std::memory_order_relaxed);
-  const std::uint64_t clock = monotonic_ns();
-  read.now_for = told_duration(clock > since ? clock - since : 0);
+  if (now != format::kNoStage && now <= format::kStages) {
+    read.now = static_cast<Stage>(now - 1);
+    const std::uint64_t since = block.since.load(std::memory_order_relaxed);
+    const std::uint64_t clock = monotonic_ns();
+    read.now_for = told_duration(clock > since ? clock - since : 0);
+  }
+  if (!belongs_to(block, owner)) return std::nullopt;
   return read;
 }
 
-/// Follows the ring of one block.
+/// Follows what one owner of a block puts into its ring.
 class StageReader {
  public:
-  /// Appends what came since the last call; at most 64 events, whatever the block says.
+  explicit StageReader(const format::Process& owner) : owner_(owner) {}
+  /// Appends what came since the last call; at most 64 events, whatever the block says, and none
+  /// that the next owner of the block wrote.
   void read(const format::StageBlock& block, std::vector<StageEvent>& into) {
+    if (!belongs_to(block, owner_)) return;
+    const std::size_t had = into.size();
     const std::uint64_t written = block.written.load(std::memory_order_acquire);
-    if (written < next_) next_ = 0;  // somebody else's by now, who began at zero
+    if (written < next_) next_ = 0;  // a process that attaches again takes the same place
     const std::uint64_t first =
         std::max(next_, written > format::kStageRing ? written - format::kStageRing : 0);
     lost_ += started_ ? first - next_ : 0;
@@ -101,11 +120,13 @@ class StageReader {
     }
     next_ = written;
     started_ = true;
+    if (!belongs_to(block, owner_)) into.resize(had);
   }
   /// Events that were overwritten before they were read, or are torn.
   [[nodiscard]] std::uint64_t lost() const noexcept { return lost_; }
 
  private:
+  format::Process owner_;
   std::uint64_t next_ = 0;
   std::uint64_t lost_ = 0;
   bool started_ = false;

@@ -121,6 +121,7 @@ void Receiver::Impl::create() {
   if (publisher_ && instance_ == welcome_.instance) return;
   publisher_.reset();
   PublisherOptions how;
+  how.filling = format::Stage::receive;
   how.memory = memory();
   how.mode = options_.mode;
   how.label = relay_label(welcome_.instance, options_.label);
@@ -140,8 +141,8 @@ void Receiver::Impl::run(const Watch& watch) {
       if (const auto message = connection_->next(detail::Deadline(detail::kSlice))) take(*message);
     } catch (const Error& e) {
       if (e.code() != Errc::PeerGone && e.code() != Errc::BadFormat) throw;
-      note(std::string("lost the sender: ") + e.what());
-      rejoin(e.what());
+      note("lost the sender: " + e.message());
+      rejoin(e.message());
     }
   }
   give_up_version();
@@ -194,7 +195,7 @@ void Receiver::Impl::make_room(const Offer& offer) {
   } catch (const Error& e) {
     if (e.code() == Errc::Aborted) return;  // another group is announced: nobody waits for this
     if (e.code() != Errc::DeadlinePassed && e.code() != Errc::InvalidArgument) throw;
-    answer.refusal = e.what();
+    answer.refusal = e.message();
   }
   connection_->send(to_message(answer));
 }
@@ -210,11 +211,9 @@ void Receiver::Impl::receive(const Transfer& transfer) {
     // A stream's buckets become readable one by one, in order; and an attempt's number is used up.
     const bool streaming = publisher_->mode() == Mode::streaming;
     if (streaming) streamed_ = transfer.version;
-    detail::StageTimer timer(publisher_->stages(), format::Stage::receive);
     sums_ =
         receive_buckets({*group_.engine(), memory().kind, streaming ? 0 : options_.ahead, senders_},
                         *update_, *layout_, transfer.plan, deadline, report_);
-    timer.done(transfer.version, report_.bytes);
   } catch (const Error& e) {
     group_.leave();
     fail(transfer.version, e);
@@ -242,9 +241,9 @@ void Receiver::Impl::fail(std::uint64_t version, const Error& error) {
   give_up_version();
   if (error.code() == Errc::Cuda) throw error;
   if (error.code() == Errc::Aborted) return;
-  note("version " + std::to_string(version) + " did not arrive: " + error.what());
+  note("version " + std::to_string(version) + " did not arrive: " + error.message());
   connection_->send(
-      to_message(Done{number_, version, has(), group_.engine() != nullptr, error.what()}));
+      to_message(Done{number_, version, has(), group_.engine() != nullptr, error.message()}));
 }
 
 // The next version is above this one; unless it streams, its unchanged buckets are there.

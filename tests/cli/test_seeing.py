@@ -332,6 +332,18 @@ class Metrics(Seeing):
 
 
 class Trace(Seeing):
+    def check_rows(self, events, names):
+        """Each row is one stage of one process, and what is on it comes one after the other."""
+        rows = {}
+        for e in events:
+            self.assertEqual(names[e["pid"], e["tid"]].split(": ")[-1], e["name"], "one row per stage")
+            self.assertGreaterEqual(e["dur"], 0)
+            rows.setdefault((e["pid"], e["tid"]), []).append((e["ts"], e["ts"] + e["dur"]))
+        for row, spans in rows.items():
+            spans.sort()
+            for (_, end), (start, _) in zip(spans, spans[1:]):
+                self.assertLessEqual(end, start + 0.002, (row, names[row]))
+
     def check(self, path, publisher, subscriber):
         """One time line: of each version, gathered, then published, then taken."""
         with open(path) as file:
@@ -340,9 +352,7 @@ class Trace(Seeing):
         names = {(e["pid"], e["tid"]): e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "thread_name"}
         processes = {e["pid"] for e in trace["traceEvents"] if e["name"] == "process_name"}
         self.assertLessEqual({publisher, subscriber}, processes)
-        for e in events:
-            self.assertEqual(names[e["pid"], e["tid"]], e["name"], "one row per stage")
-            self.assertGreaterEqual(e["dur"], 0)
+        self.check_rows(events, names)
         by = {(e["pid"], e["name"], e["args"]["version"]): e for e in events}
         versions = sorted({v for pid, _, v in by if pid == publisher})
         both = [v for v in versions if (subscriber, "hold", v) in by and (publisher, "publish", v) in by]
@@ -377,6 +387,65 @@ class Trace(Seeing):
         self.assertEqual(sum(e["name"] == "gather" for e in events), 6)
         self.assertEqual(sum(e["name"] == "verify" for e in events), 12)
         self.assertIn(f"events={len(events)} ", done.stdout)
+
+    def test_two_versions_held_at_once_have_a_row_each(self):
+        folder = self.path("traces")
+        os.mkdir(folder)
+        self.demo_with(folder, "--mode", "double")
+        out = self.path("merged.json")
+        self.run_tenon("trace", "--merge", folder, "-o", out)
+        with open(out) as file:
+            trace = json.load(file)["traceEvents"]
+        events = [e for e in trace if e["ph"] == "X"]
+        names = {(e["pid"], e["tid"]): e["args"]["name"] for e in trace if e["name"] == "thread_name"}
+        self.check_rows(events, names)
+        rows = {e["tid"] for e in events if e["name"] == "hold"}
+        self.assertEqual(len(rows), 2, "by parity")
+        for e in events:
+            if e["name"] == "hold":
+                self.assertEqual(e["tid"] - min(rows), e["args"]["version"] % 2)
+
+    def test_processes_that_have_the_same_pid_are_kept_apart(self):
+        folder = self.path("traces")
+        os.mkdir(folder)
+
+        def lines(who, started, namespace, start):
+            process = {"ph": "M", "name": "process_name", "pid": 1, "tid": 0,
+                       "args": {"name": who, "started": started, "namespace": namespace}}  # fmt: skip
+            event = {"ph": "X", "name": "hold", "pid": 1, "tid": 1, "ts": start, "dur": 1, "args": {"version": 1}}
+            return "[\n" + json.dumps(process) + ",\n" + json.dumps(event) + ",\n"
+
+        for name, text in (("a", lines("a", 7, 100, 1)), ("b", lines("b", 7, 101, 2)), ("c", lines("c", 8, 100, 3)),
+                           ("d", lines("d", 7, 100, 4)), ("e", lines("e", -1, "x", 5))):  # fmt: skip
+            with open(os.path.join(folder, name + ".json"), "w") as file:
+                file.write(text)
+        self.assertIn("events=5 lost=0", self.run_tenon("trace", "--merge", folder, "-o", self.path("o.json")).stdout)
+        with open(self.path("o.json")) as file:
+            trace = json.load(file)["traceEvents"]
+        of = {e["ts"]: e["pid"] for e in trace if e["ph"] == "X"}
+        self.assertEqual(of[1], 1)
+        self.assertEqual(of[1], of[4], "two files of one process")
+        self.assertEqual(len({of[1], of[2], of[3], of[5]}), 4, of)
+        named = {e["pid"]: e["args"]["name"] for e in trace if e["name"] == "process_name"}
+        self.assertEqual(named, {of[1]: "a", of[2]: "b", of[3]: "c", of[5]: "e"})
+
+    def test_containers_share_a_folder(self):
+        if subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", "true"], capture_output=True).returncode != 0:
+            self.assertNotEqual(os.environ.get("TENON_REQUIRE_NAMESPACES"), "1")
+            self.skipTest("no pid namespace may be made here")
+        folder = self.path("traces")
+        os.mkdir(folder)
+        model = self.file([("a", "U8", [BYTES], pattern(BYTES))])
+        for _ in range(2):
+            subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", TENON, "demo", "--model", model, "--subscribers", "1",
+                            "--versions", "2", "--quiet"], env=environment(TENON_TRACE=folder), check=True, stdout=subprocess.DEVNULL)  # fmt: skip
+        self.assertEqual(len(os.listdir(folder)), 4, os.listdir(folder))
+        out = self.path("merged.json")
+        self.assertIn(" lost=0 ", self.run_tenon("trace", "--merge", folder, "-o", out).stdout)
+        with open(out) as file:
+            trace = json.load(file)["traceEvents"]
+        self.assertEqual(len({e["pid"] for e in trace if e["ph"] == "X" and e["name"] == "gather"}), 2)
+        self.assertEqual(len([e for e in trace if e["name"] == "process_name"]), 4)
 
     def test_a_line_cut_off_by_a_crash_is_left_out(self):
         folder = self.path("traces")

@@ -120,12 +120,86 @@ TEST_P(StagesAt, TheDeviceMeasuresTheGatherWhileItIsTraced) {
   EXPECT_EQ(lines > 0, GetParam().memory == MemoryKind::cuda);
 }
 
-TEST_P(StagesAt, AnAbortedVersionCountsForNothing) {
+TEST_P(StagesAt, AnAbortedVersionCountsForNothingButItsWait) {
   Publisher pub = create();
-  { auto update = pub.begin(); }
+  model_.publish(pub, 1);
+  const Stages before = *inspect(name_).stages;
+  {
+    auto update = pub.begin();
+    (void)update.open(0);
+    EXPECT_EQ(inspect(name_).stages->now, Stage::gather);
+  }
+  (void)pub.wait_current(kPatience);
+  const Stages stages = *inspect(name_).stages;
+  for (std::size_t i = 0; i < format::kStages; ++i) {
+    const auto stage = static_cast<Stage>(i);
+    if (stage == Stage::wait_for_slots) {
+      EXPECT_GT(stages[stage].count, before[stage].count);
+    } else {
+      EXPECT_EQ(stages[stage].count, before[stage].count) << name_of(stage);
+    }
+  }
+  EXPECT_EQ(stages.now, std::nullopt);
+}
+
+// GPU memory: the version before is still on its stream when the wait begins, and ends in it.
+TEST_P(StagesAt, WhoIsWaitedForIsSaid) {
+  if (GetParam().mode == Mode::streaming) GTEST_SKIP() << "nothing is held";
+  ::setenv("TENON_SIM_DELAY_US", "20000", 1);
+  Publisher pub = create();
+  (void)pub.publish(model_.sources(1));
+  auto sub = Subscriber::attach(name_);
+  const Lease lease = sub.wait(newer_than(0), kPatience);
+  EXPECT_FALSE(inspect(name_).subscribers.at(0).wanted);
+  Model later(GetParam().memory);  // with sources of its own: an upload would wait for all streams
+  const std::vector<Source> last = later.sources(3);
+  if (GetParam().mode == Mode::double_buffered) (void)pub.publish(model_.sources(2));
+  bool seen = false;
+  EXPECT_THROWS(DeadlinePassed, "waiting for subscribers to let go",
+                pub.publish(last, {.deadline = 1s, .check = [&] {
+                                     const PublicationInfo info = inspect(name_);
+                                     seen = info.subscribers.at(0).wanted &&
+                                            info.stages->now == Stage::wait_for_slots;
+                                   }}));
+  ::unsetenv("TENON_SIM_DELAY_US");
+  EXPECT_TRUE(seen);
+  EXPECT_EQ(inspect(name_).stages->now, std::nullopt);
+}
+
+// What fills the slots has the name that whoever fills them gave it.
+TEST_P(StagesAt, OfThoseWhoFillOffAWireAreNoGather) {
+  Publisher pub = Publisher::create(
+      name_, model_.layout,
+      {.memory = {GetParam().memory}, .mode = GetParam().mode, .filling = Stage::receive});
+  {
+    auto update = pub.begin();
+    (void)update.open(0);
+    EXPECT_EQ(inspect(name_).stages->now, Stage::receive);
+  }
+  model_.publish(pub, 2);
   const Stages stages = *inspect(name_).stages;
   EXPECT_EQ(stages[Stage::gather].count, 0u);
-  EXPECT_EQ(stages.now, std::nullopt);
+  expect(stages, Stage::receive, 1, model_.layout.payload_bytes());
+}
+
+// Invariant 11: the blocks are the parent's.
+TEST_P(StagesAt, AForkedChildTellsNothing) {
+  Publisher pub = create();
+  model_.publish(pub, 1);
+  auto sub = Subscriber::attach(name_);
+  Child child([&] {
+    for (detail::StageRecorder* stages : {&pub.stages(), &sub.stages()}) {
+      stages->record(Stage::load, 1, 1, 2, 3);
+      stages->enter(Stage::load, 1);
+    }
+    return 0;
+  });
+  EXPECT_EQ(child.wait(), 0);
+  const PublicationInfo info = inspect(name_);
+  for (const Stages& stages : {*info.stages, *info.subscribers.at(0).stages}) {
+    EXPECT_EQ(stages[Stage::load].count, 0u);
+    EXPECT_EQ(stages.now, std::nullopt);
+  }
 }
 
 class StagesOnHost : public ::testing::Test {
@@ -155,23 +229,6 @@ TEST_F(StagesOnHost, LeasesAreTimedFromTakingToTheLastEnd) {
   EXPECT_GE(stages[Stage::hold].total, 5ms);
   EXPECT_EQ(stages[Stage::release].count, 1u);
   EXPECT_LT(stages[Stage::release].total, stages[Stage::hold].total);
-}
-
-TEST_F(StagesOnHost, WhoIsWaitedForIsSaid) {
-  model_.publish(pub_, 1);
-  auto sub = Subscriber::attach(name_);
-  const auto lease = sub.try_acquire();
-  EXPECT_FALSE(inspect(name_).subscribers.at(0).wanted);
-  model_.publish(pub_, 2);
-  std::atomic<bool> seen{false};
-  EXPECT_THROWS(DeadlinePassed, "waiting for subscribers to let go",
-                pub_.publish(model_.sources(3), {.deadline = 1s, .check = [&] {
-                                                   const PublicationInfo info = inspect(name_);
-                                                   seen = info.subscribers.at(0).wanted &&
-                                                          info.stages->now == Stage::wait_for_slots;
-                                                 }}));
-  EXPECT_TRUE(seen);
-  EXPECT_EQ(inspect(name_).stages->now, std::nullopt);
 }
 
 TEST_F(StagesOnHost, OfAPublicationWithoutThemAreNotWritten) {
@@ -216,14 +273,18 @@ TEST_F(StagesOnHost, NonsenseInThemHarmsNobody) {
     const auto lease = sub.try_acquire();
     ASSERT_TRUE(lease);
     EXPECT_EQ(lease->version(), v);
+    EXPECT_FALSE(inspect(name_).stages) << "whose they are is nonsense too";
+    auto* blocks = reinterpret_cast<format::StageBlock*>(first);
+    const format::Process owner = reinterpret_cast<const format::Header*>(mapped.data())->publisher;
+    for (std::size_t b = 0; b < format::kStageBlocks; ++b)
+      detail::store_owner(blocks[b].owner, owner);
     const PublicationInfo info = inspect(name_);
     ASSERT_TRUE(info.stages);
     for (const StageSum& sum : info.stages->sums) EXPECT_GE(sum.total.count(), 0);
     EXPECT_EQ((*info.stages)[Stage::gather].count, v) << "its writer keeps its own count";
-    detail::StageReader reader;
+    detail::StageReader reader(owner);
     std::vector<StageEvent> events;
-    for (std::size_t b = 0; b < format::kStageBlocks; ++b)
-      reader.read(reinterpret_cast<const format::StageBlock*>(first)[b], events);
+    for (std::size_t b = 0; b < format::kStageBlocks; ++b) reader.read(blocks[b], events);
     EXPECT_LE(events.size(), format::kStageBlocks * format::kStageRing);
   }
 }

@@ -1,6 +1,7 @@
 // Whole relays between processes: the test is the trainer and the engines, its children are senders
 // and receivers.
 #include <support/support.hpp>
+#include <tenon/inspect.hpp>
 #include <tenon/relay.hpp>
 #include <tenon/update_group.hpp>
 
@@ -379,6 +380,32 @@ TEST_P(Relays, FeedStreamingPublications) {
     EXPECT_EQ(sub.load(destination.plan, kPatience), v);
     EXPECT_EQ(destination.wrong(v), 0U);
   }
+}
+
+TEST_P(Relays, TellWhereTheirTimeGoes) {
+  constexpr std::uint64_t kVersions = 3;
+  Publisher pub = trainer();
+  Child send = sender(sending(1));
+  Child receive = receiver(receiving(one_));
+  for (std::uint64_t v = 1; v <= kVersions; ++v) {
+    model_.publish(pub, v, {.require = 1});
+    expect_version(one_, v);
+  }
+  const auto received = [&] { return (*inspect(one_).stages)[Stage::receive].count; };
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (received() < kVersions && std::chrono::steady_clock::now() < end)
+    std::this_thread::sleep_for(1ms);  // it is told behind the wake
+  const Stages far = *inspect(one_).stages;
+  EXPECT_EQ(far[Stage::receive].count, kVersions);
+  EXPECT_EQ(far[Stage::receive].bytes, kVersions * model_.layout.payload_bytes());
+  EXPECT_EQ(far[Stage::gather].count, 0U) << "nothing is gathered there";
+  const auto sent = [&] { return (*pub.subscribers().at(0).stages)[Stage::send]; };
+  EXPECT_EQ(sent().count, kVersions);
+  std::uint64_t whole = 0;  // buckets go as they are, padding and all
+  for (std::size_t b = 0; b < model_.layout.bucket_count(); ++b)
+    whole += model_.layout.bucket_bytes(b);
+  EXPECT_EQ(sent().bytes, kVersions * whole);
+  EXPECT_GT(sent().total.count(), 0);
 }
 
 TEST_P(Relays, AreAnUpdateGroupToEnginesThatKnowThreeCalls) {

@@ -272,14 +272,15 @@ TEST_P(GoldenFile, HasItsStatisticsFrom12On) {
   ASSERT_EQ(segment().stages(format::kPublisherByte) != nullptr, has_them);
   if (!has_them) return;
   const format::StageBlock& block = *segment().stages(format::kPublisherByte);
-  const Stages stages = detail::read_stages(block);
+  const format::Process owner = segment().facts().publisher;
+  const Stages stages = detail::read_stages(block, owner).value();
   EXPECT_EQ(stages[Stage::gather].count, 2u);
   const Layout layout = segment().layout();
   std::uint64_t bytes = 2 * layout.payload_bytes();  // but bucket 1 was written once
   const auto [first, last] = layout.bucket_parameters(1);
   for (std::size_t i = first; i < last; ++i) bytes -= layout.tied_to(i) ? 0 : layout[i].bytes;
   EXPECT_EQ(stages[Stage::gather].bytes, bytes);
-  detail::StageReader reader;
+  detail::StageReader reader(owner);
   std::vector<StageEvent> events;
   reader.read(block, events);
   ASSERT_EQ(events.size(), 8u);

@@ -1,6 +1,9 @@
 // Where the time goes: what is told in a block is what is read, and a block that lies harms nobody.
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <tenon/detail/stage_recorder.hpp>
@@ -15,7 +18,8 @@ using detail::StageRecorder;
 
 class StagesOf : public ::testing::Test {
  protected:
-  StagesOf() { recorder_.open(block_.get(), "test"); }
+  StagesOf() { recorder_.open(block_.get(), me_, "test"); }
+  Stages stages() const { return detail::read_stages(*block_, me_).value(); }
   std::vector<StageEvent> read() {
     std::vector<StageEvent> events;
     reader_.read(*block_, events);
@@ -23,14 +27,15 @@ class StagesOf : public ::testing::Test {
   }
   std::unique_ptr<format::StageBlock> block_ = std::make_unique<format::StageBlock>();
   StageRecorder recorder_;
-  StageReader reader_;
+  const format::Process me_ = detail::this_process();
+  StageReader reader_{me_};
 };
 
 TEST_F(StagesOf, AddUp) {
   recorder_.record(Stage::gather, 1, 100, 350, 7);
   recorder_.record(Stage::gather, 2, 400, 500, 5);
   recorder_.record(Stage::wake, 2, 500, 510);
-  const Stages stages = detail::read_stages(*block_);
+  const Stages stages = this->stages();
   const StageSum& gather = stages[Stage::gather];
   EXPECT_EQ(gather.count, 2u);
   EXPECT_EQ(gather.total.count(), 350);
@@ -43,20 +48,20 @@ TEST_F(StagesOf, AddUp) {
 
 TEST_F(StagesOf, AClockThatWentBackCountsAsNoTime) {
   recorder_.record(Stage::gather, 1, 350, 100);
-  EXPECT_EQ(detail::read_stages(*block_)[Stage::gather].total.count(), 0);
+  EXPECT_EQ(stages()[Stage::gather].total.count(), 0);
 }
 
 TEST_F(StagesOf, TheOneUnderWayIsSeenUntilItIsLeft) {
   {
     detail::StageTimer timer(recorder_, Stage::load);
-    EXPECT_EQ(detail::read_stages(*block_).now, Stage::load);
+    EXPECT_EQ(stages().now, Stage::load);
   }
-  EXPECT_EQ(detail::read_stages(*block_).now, std::nullopt);
-  EXPECT_EQ(detail::read_stages(*block_)[Stage::load].count, 0u) << "it was not done()";
+  EXPECT_EQ(stages().now, std::nullopt);
+  EXPECT_EQ(stages()[Stage::load].count, 0u) << "it was not done()";
   detail::StageTimer timer(recorder_, Stage::load);
   timer.done(3, 9);
-  EXPECT_EQ(detail::read_stages(*block_).now, std::nullopt);
-  EXPECT_EQ(detail::read_stages(*block_)[Stage::load].count, 1u);
+  EXPECT_EQ(stages().now, std::nullopt);
+  EXPECT_EQ(stages()[Stage::load].count, 1u);
 }
 
 TEST_F(StagesOf, EventsComeOnceAndInOrder) {
@@ -93,22 +98,76 @@ TEST_F(StagesOf, AnEventWhoseWriterWasKilledIsSkippedAndCounted) {
   EXPECT_EQ(reader_.lost(), 1u);
 }
 
-TEST_F(StagesOf, TheNextOwnerOfAPlaceBeginsAtZero) {
+TEST_F(StagesOf, TheSameProcessThatAttachesAgainBeginsAtZero) {
   for (std::uint64_t v = 1; v <= 3; ++v) recorder_.record(Stage::gather, v, 0, 1);
   EXPECT_EQ(read().size(), 3u);
   StageRecorder next;
-  next.open(block_.get(), "next");
-  EXPECT_EQ(detail::read_stages(*block_)[Stage::gather].count, 0u);
+  next.open(block_.get(), me_, "next");
+  EXPECT_EQ(stages()[Stage::gather].count, 0u);
   next.record(Stage::load, 9, 0, 1);
   const std::vector<StageEvent> events = read();
   ASSERT_EQ(events.size(), 1u);
   EXPECT_EQ(events[0].version, 9u);
 }
 
+// Whoever still asks for the owner of before, as its row may still say, gets nothing of another's.
+TEST_F(StagesOf, AnotherOwnersAreNotTakenForThose) {
+  recorder_.record(Stage::gather, 1, 0, 1);
+  format::Process other = me_;
+  for (std::uint64_t* field : {&other.start_time, &other.pid_namespace}) {
+    ++*field;
+    EXPECT_FALSE(detail::read_stages(*block_, other));
+    StageReader reader(other);
+    std::vector<StageEvent> events;
+    reader.read(*block_, events);
+    EXPECT_TRUE(events.empty());
+    --*field;
+  }
+  ++other.pid;
+  StageRecorder next;
+  next.open(block_.get(), other, "next");
+  next.record(Stage::load, 9, 0, 1);
+  EXPECT_FALSE(detail::read_stages(*block_, me_));
+  EXPECT_TRUE(read().empty());
+  EXPECT_EQ(detail::read_stages(*block_, other).value()[Stage::load].count, 1u);
+}
+
+// Whoever reads while a place goes from hand to hand sees no number under the wrong name.
+TEST_F(StagesOf, AreNobodyElsesWhileABlockChangesHands) {
+  std::atomic<bool> stop{false};
+  std::thread writer([&] {
+    for (format::Process owner = me_; !stop; ++owner.start_time) {
+      StageRecorder recorder;
+      recorder.open(block_.get(), owner, "changing");
+      for (int i = 0; i < 5; ++i)
+        recorder.record(Stage::load, owner.start_time, 0, 1, owner.start_time);
+    }
+  });
+  int seen = 0;
+  int wrong = 0;
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (seen < 100'000 && std::chrono::steady_clock::now() < end) {
+    const format::Process owner = detail::load_owner(block_->owner);
+    if (const auto stages = detail::read_stages(*block_, owner)) {
+      ++seen;
+      wrong += (*stages)[Stage::load].bytes % owner.start_time != 0 ? 1 : 0;
+    }
+    std::vector<StageEvent> events;
+    StageReader(owner).read(*block_, events);
+    for (const StageEvent& e : events) wrong += e.version != owner.start_time ? 1 : 0;
+  }
+  stop = true;
+  writer.join();
+  EXPECT_GT(seen, 0);
+  EXPECT_EQ(wrong, 0);
+}
+
 TEST_F(StagesOf, ABlockThatLiesIsBounded) {
   for (const int byte : {0xFF, 0x7F, 0x01, 0x80}) {
     std::memset(static_cast<void*>(block_.get()), byte, sizeof(*block_));
-    const Stages stages = detail::read_stages(*block_);
+    EXPECT_FALSE(detail::read_stages(*block_, me_)) << "it is nobody's";
+    detail::store_owner(block_->owner, me_);
+    const Stages stages = this->stages();
     for (const StageSum& sum : stages.sums) EXPECT_GE(sum.total.count(), 0);
     EXPECT_FALSE(stages.now);
     EXPECT_TRUE(read().empty());
@@ -126,9 +185,10 @@ TEST_F(StagesOf, ABlockThatLiesIsBounded) {
 TEST_F(StagesOf, AWriterNeverReadsItsBlock) {
   recorder_.record(Stage::gather, 1, 0, 10, 1);
   std::memset(static_cast<void*>(block_.get()), 0xFF, sizeof(*block_));
+  detail::store_owner(block_->owner, me_);
   recorder_.record(Stage::gather, 2, 0, 10, 1);
-  EXPECT_EQ(detail::read_stages(*block_)[Stage::gather].count, 2u);
-  EXPECT_EQ(detail::read_stages(*block_)[Stage::gather].total.count(), 20);
+  EXPECT_EQ(stages()[Stage::gather].count, 2u);
+  EXPECT_EQ(stages()[Stage::gather].total.count(), 20);
   EXPECT_EQ(block_->written.load(), 2u);
 }
 
@@ -152,10 +212,26 @@ TEST_F(StagesOf, NoEventIsTornWhileTheRingTurns) {
 
 TEST(Statistics, OfAnOlderPublicationAreNone) {
   StageRecorder recorder;
-  recorder.open(nullptr, "test");
+  recorder.open(nullptr, detail::this_process(), "test");
   recorder.enter(Stage::load, 1);
   recorder.record(Stage::load, 1, 2, 3);
   recorder.leave();
+}
+
+// Invariant 11: the block, the file and the mutex are the parent's.
+TEST_F(StagesOf, AForkedChildTellsNothing) {
+  recorder_.record(Stage::gather, 1, 0, 1);
+  // What the child writes is its own copy: it looks at that itself.
+  const pid_t child = ::fork();
+  if (child == 0) {
+    recorder_.record(Stage::gather, 2, 0, 1);
+    recorder_.enter(Stage::load, 1);
+    const bool nothing = stages()[Stage::gather].count == 1 && !stages().now;
+    ::_exit(nothing && !recorder_.is_traced() ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
 }
 
 TEST(StageNames, AreAllDifferent) {

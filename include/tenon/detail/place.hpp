@@ -30,6 +30,11 @@
 
 namespace tenon::detail {
 
+inline void log_reclaimed(std::uint32_t place, const format::Process& owner) noexcept {
+  log(LogLevel::warn, "place ", place, " is free again: process ", owner.pid,
+      ", which had it, died");
+}
+
 /// Gives a row back, for the holder of its lock: it gates nobody, then it counts for nobody.
 inline void free_row(format::Place& row) noexcept {
   // release, twice: who finds the row free, or idle, finds all that its owner did before.
@@ -39,17 +44,26 @@ inline void free_row(format::Place& row) noexcept {
   crash_point(CrashPoint::row_free);
 }
 
-/// Frees place `i` when its owner is no more. Taking the lock is the claim: a newcomer that has it
-/// already is left alone, and nobody else can take the place while its row is reset.
+/// Whether a row says that nobody has it: it counts for nobody and gates nobody.
+[[nodiscard]] inline bool is_unused(const format::Place& row) noexcept {
+  // acquire: pairs with free_row() and fill_row(). The cursor only says whether to look closer.
+  return row.state.load(std::memory_order_acquire) ==
+             static_cast<std::uint32_t>(format::PlaceState::free) &&
+         row.cursor.load(std::memory_order_relaxed) == format::kIdle;
+}
+
+/// Frees place `i`, which somebody has, when its owner is no more. Taking the lock is the claim: a
+/// newcomer that has it already is left alone, and nobody else can take the place while its row is
+/// reset.
 inline void reclaim_place(int fd, std::uint32_t i, format::Place& row) {
   if (!try_lock_byte(fd, i)) return;
   crash_point(CrashPoint::reclaim_locked);
-  if (const format::Process owner = owner_of(row); !still_owns(fd, i, owner)) {
-    log(LogLevel::warn, "place ", i, " is free again: process ", owner.pid, ", which had it, died");
-    free_row(row);
-  }
+  const format::Process owner = owner_of(row);
+  const bool dead = !is_unused(row) && !still_owns(fd, i, owner);
+  if (dead) free_row(row);
   unlock_byte(fd, i);
   crash_point(CrashPoint::reclaim_unlocked);
+  if (dead) log_reclaimed(i, owner);
 }
 
 /// The place of one subscriber of this process.
@@ -142,6 +156,8 @@ class OwnPlace {
       if (!try_lock_byte(fd, i)) continue;
       if (is_abandoned(fd, i)) {
         number_ = i;
+        if (const format::Place& row = segment_.place(i); !is_unused(row))
+          log_reclaimed(i, owner_of(row));
       } else {
         unlock_byte(fd, i);  // its owner lives but lost its lock; its cursor is still honoured
       }
@@ -168,7 +184,7 @@ class OwnPlace {
   void reclaim_former() {
     for (std::uint32_t i = 0; i < format::kPlaces; ++i) {
       format::Place& row = segment_.place(i);
-      const bool mine = owner_of(row).pid == static_cast<std::uint32_t>(::getpid());
+      const bool mine = owner_of(row).pid == static_cast<std::uint32_t>(own_pid());
       if (mine && i != *number_) reclaim_place(claim_->fd(), i, row);
     }
   }
@@ -176,16 +192,13 @@ class OwnPlace {
   void fill_row(std::string_view label) {
     format::Place& mine = row();
     const format::Process me = this_process();
-    // relaxed: `attached`, stored last with release, is what others look at first.
-    mine.owner.pid.store(me.pid, std::memory_order_relaxed);
-    mine.owner.start_time.store(me.start_time, std::memory_order_relaxed);
-    mine.owner.pid_namespace.store(me.pid_namespace, std::memory_order_relaxed);
+    store_owner(mine.owner, me);  // others look at `attached` first, stored last with release
     crash_point(CrashPoint::attach_owner);
     std::memset(mine.label, 0, sizeof(mine.label));
     std::memcpy(mine.label, label.data(), std::min(label.size(), sizeof(mine.label) - 1));
     mine.loaded_version.store(0, std::memory_order_relaxed);
     const std::string& object = segment_.object().name();
-    stages_.open(segment_.stages(*number_),
+    stages_.open(segment_.stages(*number_), me,
                  object.substr(object.find('.', 6) + 1) + " " +
                      (label.empty() ? "subscriber" : std::string(label)));
     crash_point(CrashPoint::attach_label);

@@ -76,6 +76,21 @@ struct ProcessStat {
   return {pid, 0, start_time_of(pid), this_pid_namespace()};
 }
 
+// relaxed, both: what orders them is stored and loaded beside them.
+[[nodiscard]] inline format::Process load_owner(const format::OwnerWords& owner) noexcept {
+  return {owner.pid.load(std::memory_order_relaxed), 0,
+          owner.start_time.load(std::memory_order_relaxed),
+          owner.pid_namespace.load(std::memory_order_relaxed)};
+}
+inline void store_owner(format::OwnerWords& owner, const format::Process& process) noexcept {
+  owner.pid.store(process.pid, std::memory_order_relaxed);
+  owner.start_time.store(process.start_time, std::memory_order_relaxed);
+  owner.pid_namespace.store(process.pid_namespace, std::memory_order_relaxed);
+}
+[[nodiscard]] inline bool same(const format::Process& a, const format::Process& b) noexcept {
+  return a.pid == b.pid && a.start_time == b.start_time && a.pid_namespace == b.pid_namespace;
+}
+
 /// Whether a pid is nobody's, or a zombie's, where there are no pidfds: an old kernel, or a
 /// container whose seccomp profile refuses them. A zombie whose other threads live on has not
 /// exited. What cannot be told is alive.

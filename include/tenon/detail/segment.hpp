@@ -86,11 +86,9 @@ template <std::size_t N>
 
 /// The process recorded in a row.
 [[nodiscard]] inline format::Process owner_of(const format::Place& row) noexcept {
-  // relaxed: the caller loaded the row's state with acquire; a mixture of two owners is judged by
-  // the lock, which is asked next.
-  return {row.owner.pid.load(std::memory_order_relaxed), 0,
-          row.owner.start_time.load(std::memory_order_relaxed),
-          row.owner.pid_namespace.load(std::memory_order_relaxed)};
+  // The caller loaded the row's state with acquire; a mixture of two owners is judged by the lock,
+  // which is asked next.
+  return load_owner(row.owner);
 }
 
 /// One entry of the log, copied.
@@ -409,11 +407,11 @@ struct Found {
       const bool creating = ::lstat(("/dev/shm/" + object_name).c_str(), &st) == 0 &&
                             st.st_uid == owner && (st.st_mode & 0777U) == 0200;
       if (creating) return {Attach::starting, "/dev/shm/" + object_name + " is being created"};
-      return {Attach::not_yours, e.what()};
+      return {Attach::not_yours, e.message()};
     }
     throw;
   } catch (const Error& e) {
-    if (e.code() == Errc::NotYours) return {Attach::not_yours, e.what()};
+    if (e.code() == Errc::NotYours) return {Attach::not_yours, e.message()};
     throw;
   }
 }

@@ -1,5 +1,6 @@
 // Where the time goes, told by whoever spends it: sums and the last 64 events in this process's own
-// block of the segment, one line an event in TENON_TRACE.
+// block of the segment, one line an event in TENON_TRACE. In a forked child nothing is told: the
+// block and the file are its parent's.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +10,8 @@
 #include <cstring>
 #include <mutex>
 #include <string>
+#include <tenon/detail/per_process.hpp>
+#include <tenon/detail/process.hpp>
 #include <tenon/detail/trace_file.hpp>
 #include <tenon/detail/wait.hpp>
 #include <tenon/format.hpp>
@@ -27,40 +30,44 @@ class StageRecorder {
   StageRecorder(const StageRecorder&) = delete;
   StageRecorder& operator=(const StageRecorder&) = delete;
 
-  /// Starts at zero. `block`: null when the publication has no statistics.
-  void open(format::StageBlock* block, const std::string& who) noexcept {
+  /// Starts at zero, as `me`. `block`: null when the publication has no statistics.
+  void open(format::StageBlock* block, const format::Process& me, const std::string& who) noexcept {
+    pid_ = own_pid();
     block_ = block;
-    if (block_ != nullptr) clear();
-    trace_.open(who);
+    if (block_ != nullptr) clear(me);
+    trace_.open(who, me);
   }
 
   /// In the middle of `stage` since then, for who looks.
   void enter(format::Stage stage, std::uint64_t since) noexcept {
-    if (block_ == nullptr) return;
+    if (block_ == nullptr || !is_mine()) return;
     block_->since.store(since, std::memory_order_relaxed);
     block_->now.store(static_cast<std::uint32_t>(stage) + 1, std::memory_order_release);
   }
   void leave() noexcept {
-    if (block_ != nullptr) block_->now.store(format::kNoStage, std::memory_order_relaxed);
+    if (block_ != nullptr && is_mine())
+      block_->now.store(format::kNoStage, std::memory_order_relaxed);
   }
 
   /// One stage of one version; times as monotonic_ns().
   void record(format::Stage stage, std::uint64_t version, std::uint64_t start, std::uint64_t end,
               std::uint64_t bytes = 0) noexcept {
-    if (block_ == nullptr && !trace_.is_open()) return;
+    if (!is_mine()) return;
     const std::uint64_t ns = end > start ? end - start : 0;
-    const std::lock_guard lock(mutex_);
     if (block_ != nullptr) {
+      const std::lock_guard lock(mutex_);
       add_to_sums(static_cast<std::size_t>(stage), ns, bytes);
       add_to_ring(stage, version, start, ns, bytes);
     }
-    trace_.add(stage, version, start, ns, bytes);
+    trace_.add(stage, version, start, ns, bytes);  // not under the mutex: a disk can hang
   }
 
   /// Whether every event is also written to a file.
-  [[nodiscard]] bool is_traced() const noexcept { return trace_.is_open(); }
+  [[nodiscard]] bool is_traced() const noexcept { return is_mine() && trace_.is_open(); }
 
  private:
+  [[nodiscard]] bool is_mine() const noexcept { return own_pid() == pid_; }
+
   struct Sum {
     std::uint64_t count = 0;
     std::uint64_t nanoseconds = 0;
@@ -68,7 +75,10 @@ class StageRecorder {
     std::uint64_t bytes = 0;
   };
 
-  void clear() noexcept {
+  // The owner, then the rest, then the owner: between the fences nobody finds one who is not.
+  void clear(const format::Process& me) noexcept {
+    block_->owner.pid.store(0, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_release);  // before any of the rest
     block_->written.store(0, std::memory_order_relaxed);
     block_->now.store(format::kNoStage, std::memory_order_relaxed);
     for (format::StageEvent& event : block_->ring) event.number.store(0, std::memory_order_relaxed);
@@ -76,6 +86,8 @@ class StageRecorder {
       for (format::Word64* word :
            {&sum.count, &sum.nanoseconds, &sum.longest, &sum.last, &sum.bytes})
         word->store(0, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_release);  // behind all of the rest
+    store_owner(block_->owner, me);
   }
   void add_to_sums(std::size_t stage, std::uint64_t ns, std::uint64_t bytes) noexcept {
     Sum& mine = sums_[stage];
@@ -101,11 +113,12 @@ class StageRecorder {
     block_->written.store(written_, std::memory_order_release);
   }
 
+  pid_t pid_ = 0;
   format::StageBlock* block_ = nullptr;
+  TraceFile trace_;
   std::mutex mutex_;  ///< guards what follows, and the block
   std::array<Sum, format::kStages> sums_{};
   std::uint64_t written_ = 0;
-  TraceFile trace_;
 };
 
 /// Measures one stage from its making to done(). Without done() nothing is counted.
