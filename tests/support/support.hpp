@@ -217,7 +217,8 @@ inline std::string thrown(const std::function<void()>& action) {
   try {
     action();
   } catch (const Error& e) {
-    return std::string(name_of(e.code())) + ": " + e.what();
+    EXPECT_EQ(e.message().find("[docs/"), std::string::npos) << e.what();  // at the end alone
+    return std::string(name_of(e.code())) + ": " + e.message();
   }
   return "nothing";
 }

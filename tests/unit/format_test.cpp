@@ -175,8 +175,10 @@ std::vector<char> publish_golden() {
   header.published_at = 0;
   for (format::WakeWord* w : {&header.wake, &header.release}) w->word = w->waiters = 0;
   std::memcpy(golden.data(), static_cast<const void*>(&header), sizeof(header));
-  take_times_out(*reinterpret_cast<format::StageBlock*>(
-      golden.data() + header.statistics_at + format::kPublisherByte * sizeof(format::StageBlock)));
+  auto& block = *reinterpret_cast<format::StageBlock*>(
+      golden.data() + header.statistics_at + format::kPublisherByte * sizeof(format::StageBlock));
+  detail::store_owner(block.owner, header.publisher);
+  take_times_out(block);
   return golden;
 }
 
