@@ -62,7 +62,7 @@ Network::Network(int nodes, const std::string& rate)
   } catch (const Error& e) {
     nodes_.clear();
     name_ = "loopback";
-    why_loopback_ = e.what();
+    why_loopback_ = e.message();
   }
 }
 

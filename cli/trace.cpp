@@ -52,9 +52,12 @@ class ProcessNumbers {
   std::set<std::int64_t> taken_;
 };
 
+ProcessNumbers::Who who_is(const format::Process& process) {
+  return {process.pid, process.start_time, process.pid_namespace};
+}
+
 /// One party's events as they are collected.
 struct Party {
-  format::Process owner;
   std::string name;
   detail::StageReader reader;
   std::vector<StageEvent> events;
@@ -86,18 +89,17 @@ class Collector {
   [[nodiscard]] std::vector<Json> events(const std::string& publication) const;
 
  private:
-  /// Block, pid, start time, namespace.
-  using Key = std::tuple<std::uint32_t, std::uint32_t, std::uint64_t, std::uint64_t>;
-  static constexpr std::size_t kMostParties = 4096;  // places can change hands for ever
+  using Key = std::pair<std::uint32_t, ProcessNumbers::Who>;  ///< the block, and whose
+  static constexpr std::size_t kMostParties = 4096;           // places can change hands for ever
 
   void collect(std::uint32_t block, const format::Process& owner, const std::string& label,
                const char* what) {
-    const Key key{block, owner.pid, owner.start_time, owner.pid_namespace};
+    const Key key{block, who_is(owner)};
     auto found = parties_.find(key);
     if (found == parties_.end()) {
       if (parties_.size() >= kMostParties) return;
       const std::string name = label.empty() ? what : what + (" " + label);
-      found = parties_.emplace(key, Party{owner, name, detail::StageReader(owner), {}}).first;
+      found = parties_.emplace(key, Party{name, detail::StageReader(owner), {}}).first;
     }
     Party& party = found->second;
     const std::size_t before = party.events.size();
@@ -115,8 +117,7 @@ std::vector<Json> Collector::events(const std::string& publication) const {
   ProcessNumbers numbers;
   std::map<std::int64_t, unsigned> parties;  // of each process so far
   for (const auto& [key, party] : parties_) {
-    const format::Process& owner = party.owner;
-    const std::int64_t pid = numbers.of({owner.pid, owner.start_time, owner.pid_namespace});
+    const std::int64_t pid = numbers.of(key.second);
     const unsigned number = parties[pid]++;
     if (number == 0)
       all.push_back(metadata("process_name", pid, 0, publication + " " + party.name));
@@ -235,10 +236,9 @@ class Merged {
       }
       const bool names_process = known->at("name") == "process_name";
       if (names_process) writer = process_of(event);
-      if (writer && known->at("pid") == std::get<0>(*writer))
-        (*known)["pid"] = numbers_.of(*writer);
-      if (!names_process || named_.insert(known->at("pid")).second)
-        events.push_back(std::move(*known));
+      std::int64_t pid = known->at("pid");
+      if (writer && pid == std::get<0>(*writer)) (*known)["pid"] = pid = numbers_.of(*writer);
+      if (!names_process || named_.insert(pid).second) events.push_back(std::move(*known));
     }
   }
   std::vector<Json> events;
@@ -255,7 +255,7 @@ class Merged {
     return {event["pid"].get<std::int64_t>(), number("started"), number("namespace")};
   }
   ProcessNumbers numbers_;
-  std::set<Json> named_;
+  std::set<std::int64_t> named_;
 };
 
 Exit merge(const TraceOptions& options) {

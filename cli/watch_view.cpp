@@ -46,7 +46,7 @@ Duration between(const Sight* before, const Sight& now) {
 const SubscriberInfo* same_subscriber(const Sight* before, const SubscriberInfo& now) {
   if (before == nullptr) return nullptr;
   for (const SubscriberInfo& s : before->info.subscribers)
-    if (s.place == now.place && s.pid == now.pid) return &s;
+    if (s.place == now.place && s.pid == now.pid && s.started == now.started) return &s;
   return nullptr;
 }
 
@@ -64,7 +64,8 @@ std::string headline(const Sight* before, const Sight& now) {
 std::string publisher_line(const PublicationInfo& info) {
   std::string text = fmt::format("publisher {}", info.pid);
   if (!info.label.empty()) text += fmt::format(" ({})", printable(info.label));
-  if (!info.stages || !info.stages->now) return text + "  between versions";
+  if (!info.stages || !info.stages->now)
+    return text + (info.version == 0 ? "  no version is complete" : "  between versions");
   text += fmt::format("  {}, {}", stage_text(*info.stages->now), brief(info.stages->now_for));
   if (info.stages->now != Stage::wait_for_slots) return text;
   for (const SubscriberInfo& s : info.subscribers)

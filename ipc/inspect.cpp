@@ -20,6 +20,7 @@ std::vector<SubscriberInfo> read_places(const Segment& segment) {
     info.place = i;
     const format::Process owner = owner_of(row);
     info.pid = owner.pid;
+    info.started = owner.start_time;
     info.label = clean_text(row.label);
     info.alive = !is_dead(segment.object().fd(), i, owner);
     info.last_version = row.loaded_version.load(std::memory_order_relaxed);

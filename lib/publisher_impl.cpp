@@ -68,7 +68,7 @@ Publisher::Impl::Impl(std::string_view name, const Layout& layout, const Publish
       layout_(layout),
       mode_(effective_mode(layout, options, notes_)),
       pid_(detail::own_pid()),
-      filling_(options.filling),
+      filling_(options.received ? format::Stage::receive : format::Stage::gather),
       own_(std::move(own)),
       slots_(make_slots(options, own_)),
       gather_(make_gather(layout_, options)),
@@ -372,8 +372,8 @@ std::uint64_t Publisher::Impl::commit() {
             std::to_string(b) +
             (a.progress[b] == Progress::open ? " is open" : " was neither written nor kept"));
   }
-  enter_filling();  // it may be that no bucket was opened
   clear_records();
+  enter_filling();  // again after that wait; for the first time when no bucket was opened
   write_records();
   crash_point(CrashPoint::publish_records);
   measure_gather();

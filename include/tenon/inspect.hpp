@@ -14,8 +14,10 @@ namespace tenon {
 
 /// A place that somebody occupies.
 struct SubscriberInfo {
-  std::uint32_t place = 0;  ///< 0 to 63
-  std::uint32_t pid = 0;    ///< in its own pid namespace
+  std::uint32_t place = 0;    ///< 0 to 63
+  std::uint32_t pid = 0;      ///< in its own pid namespace
+  std::uint64_t started = 0;  ///< clock ticks since boot: a pid is one process's only together with
+                              ///< it; 0 unknown
   std::string label;
   bool alive = true;
   std::uint64_t holds = 0;         ///< the oldest version it holds; 0 nothing

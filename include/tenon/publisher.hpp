@@ -66,9 +66,9 @@ struct PublisherOptions {
   /// A checksum of every parameter of every version, for Lease::verify(): one more read of all
   /// bytes. Not when streaming.
   bool checksums = false;
-  /// What filling the slots is called in the statistics (docs/observing.md): `gather`, or `receive`
-  /// of whoever fills them off a wire.
-  format::Stage filling = format::Stage::gather;
+  /// What the slots are filled with comes off a wire: the statistics (docs/observing.md) call that
+  /// `receive`, not `gather`.
+  bool received = false;
   /// Called while slots are pre-faulted, which is slow on virtual machines: (bytes done, bytes in
   /// all).
   std::function<void(std::uint64_t, std::uint64_t)> progress{};
@@ -155,7 +155,7 @@ class Publisher {
   std::uint64_t wait_current(Duration timeout);
   /// Who is attached now, and what each holds.
   [[nodiscard]] std::vector<SubscriberInfo> subscribers() const;
-  /// Where the publisher's time goes; a relay adds what it receives.
+  /// Where the publisher's time goes; a program may add stages of its own making.
   [[nodiscard]] detail::StageRecorder& stages() noexcept;
 
   [[nodiscard]] const std::string& name() const noexcept;

@@ -57,10 +57,9 @@ namespace detail {
 /// Whether all that is in the block is `owner`'s: asked before it is read, and after.
 [[nodiscard]] inline bool belongs_to(const format::StageBlock& block,
                                      const format::Process& owner) noexcept {
-  std::atomic_thread_fence(std::memory_order_acquire);  // of what was read before
-  const bool does = same(load_owner(block.owner), owner);
-  std::atomic_thread_fence(std::memory_order_acquire);  // pairs with the release in clear()
-  return does;
+  // What was read before is not read after this; load_owner() acquires what is read behind it.
+  std::atomic_thread_fence(std::memory_order_acquire);
+  return same(load_owner(block.owner), owner);
 }
 
 /// Nothing when the block is not `owner`'s, or changes hands meanwhile.
@@ -97,10 +96,11 @@ class StageReader {
     if (!belongs_to(block, owner_)) return;
     const std::size_t had = into.size();
     const std::uint64_t written = block.written.load(std::memory_order_acquire);
-    if (written < next_) next_ = 0;  // a process that attaches again takes the same place
+    // A process that attaches again can take the same place, and begins at zero.
+    const std::uint64_t next = written < next_ ? 0 : next_;
     const std::uint64_t first =
-        std::max(next_, written > format::kStageRing ? written - format::kStageRing : 0);
-    lost_ += started_ ? first - next_ : 0;
+        std::max(next, written > format::kStageRing ? written - format::kStageRing : 0);
+    std::uint64_t lost = started_ ? first - next : 0;
     for (std::uint64_t i = first; i < written; ++i) {
       const format::StageEvent& event = block.ring[i % format::kStageRing];
       const std::uint64_t before = event.number.load(std::memory_order_acquire);
@@ -116,11 +116,12 @@ class StageReader {
       if (whole)
         into.push_back(copy);
       else
-        ++lost_;
+        ++lost;
     }
+    if (!belongs_to(block, owner_)) return into.resize(had);
     next_ = written;
+    lost_ += lost;
     started_ = true;
-    if (!belongs_to(block, owner_)) into.resize(had);
   }
   /// Events that were overwritten before they were read, or are torn.
   [[nodiscard]] std::uint64_t lost() const noexcept { return lost_; }

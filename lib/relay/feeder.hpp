@@ -35,7 +35,7 @@ class Feeder {
     try {
       receiver_->run(watch);
     } catch (const std::exception& e) {
-      if (watch.note) watch.note(std::string("receiving ends: ") + e.what());
+      if (watch.note) watch.note("receiving ends: " + detail::message_of(e));
       const std::lock_guard lock(mutex_);
       failure_ = std::current_exception();
       receiver_.reset();  // its publication ends with it: subscribers learn that nothing comes

@@ -100,7 +100,7 @@ void GlooEngine::run(const char* doing, const Deadline& deadline,
     const Errc code = link_.aborted()     ? Errc::Aborted
                       : deadline.passed() ? Errc::DeadlinePassed
                                           : Errc::PeerGone;
-    failure_.emplace(code, prefix + e.what());
+    failure_.emplace(code, prefix + detail::message_of(e));
   }
   link_.close();  // the other ranks notice, and Gloo's thread has nothing left to try
   throw Error(*failure_);
@@ -247,7 +247,7 @@ std::unique_ptr<Engine> make_gloo_engine(const Membership& membership, const Dea
     throw;
   } catch (const std::exception& e) {
     throw Error(deadline.passed() ? Errc::DeadlinePassed : Errc::PeerGone,
-                std::string("connecting a group: ") + e.what());
+                "connecting a group: " + detail::message_of(e));
   }
 }
 

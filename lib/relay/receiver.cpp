@@ -121,7 +121,7 @@ void Receiver::Impl::create() {
   if (publisher_ && instance_ == welcome_.instance) return;
   publisher_.reset();
   PublisherOptions how;
-  how.filling = format::Stage::receive;
+  how.received = true;
   how.memory = memory();
   how.mode = options_.mode;
   how.label = relay_label(welcome_.instance, options_.label);

@@ -431,10 +431,16 @@ constexpr auto kHang = 5s;
 /// What is logged of places that were somebody's who died, while it lives.
 class ReclaimedPlaces {
  public:
-  ReclaimedPlaces() { set_log_callback(keep, this); }
+  ReclaimedPlaces() {
+    set_log_level(LogLevel::warn);
+    set_log_callback(keep, this);
+  }
   ReclaimedPlaces(const ReclaimedPlaces&) = delete;
   ReclaimedPlaces& operator=(const ReclaimedPlaces&) = delete;
-  ~ReclaimedPlaces() { set_log_callback(nullptr); }
+  ~ReclaimedPlaces() {
+    set_log_callback(nullptr);
+    set_log_level(before_);
+  }
   std::vector<std::string> lines;
 
  private:
@@ -442,11 +448,11 @@ class ReclaimedPlaces {
     if (line.find("is free again") != std::string_view::npos)
       static_cast<ReclaimedPlaces*>(self)->lines.emplace_back(line);
   }
+  LogLevel before_ = log_level();
 };
 
 TEST_P(Liveness, APlaceGivenBackIsNoDeath) {
-  set_log_level(LogLevel::warn);
-  const ReclaimedPlaces places;
+  ReclaimedPlaces places;
   Publisher pub = create();
   {
     auto first = Subscriber::attach(name_);
@@ -456,17 +462,15 @@ TEST_P(Liveness, APlaceGivenBackIsNoDeath) {
   auto two = Subscriber::attach(name_);
   model_.publish(pub, 1);
   EXPECT_TRUE(places.lines.empty()) << places.lines.front();
-  set_log_level(LogLevel::error);
 }
 
 TEST_P(Liveness, WhoseDeathFreedAPlaceIsLogged) {
-  set_log_level(LogLevel::warn);
   Publisher pub = create();
   model_.publish(pub, 1);
   for (const bool by_publisher : {true, false}) {
     Child holder([&] { return hold(); });
     ASSERT_TRUE(ready_.wait());
-    const ReclaimedPlaces places;
+    ReclaimedPlaces places;
     const std::string who =
         "place 0 is free again: process " + std::to_string(holder.pid()) + ", which had it, died";
     holder.kill();
@@ -476,7 +480,6 @@ TEST_P(Liveness, WhoseDeathFreedAPlaceIsLogged) {
       (void)Subscriber::attach(name_);
     EXPECT_EQ(places.lines, std::vector<std::string>{who});
   }
-  set_log_level(LogLevel::error);
 }
 
 class Delays {

@@ -168,9 +168,9 @@ TEST_P(StagesAt, WhoIsWaitedForIsSaid) {
 
 // What fills the slots has the name that whoever fills them gave it.
 TEST_P(StagesAt, OfThoseWhoFillOffAWireAreNoGather) {
-  Publisher pub = Publisher::create(
-      name_, model_.layout,
-      {.memory = {GetParam().memory}, .mode = GetParam().mode, .filling = Stage::receive});
+  Publisher pub =
+      Publisher::create(name_, model_.layout,
+                        {.memory = {GetParam().memory}, .mode = GetParam().mode, .received = true});
   {
     auto update = pub.begin();
     (void)update.open(0);

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <random>
 #include <sim/sim_support.hpp>
+#include <tenon/inspect.hpp>
 
 namespace tenon::test {
 namespace {
@@ -43,6 +44,20 @@ TEST_F(Order, CurrentIsStoredByTheHostFunctionAndNothingElse) {
   EXPECT_FALSE(sub.try_acquire());
   held.release();
   EXPECT_EQ(pub.wait_current(kPatience), 1U);
+}
+
+// Version 3 takes version 1's records, so commit() waits for their readers: behind that wait the
+// copies go on.
+TEST_F(Order, TheGatherIsUnderWayUntilTheLastCopyIsMade) {
+  Publisher pub = create(Mode::double_buffered);
+  (void)model_.publish(pub, 1);
+  const auto sources = model_.sources(3);
+  HeldHostFunctions held;
+  (void)pub.publish(sources, {.version = 3});
+  EXPECT_EQ(inspect(name_).stages->now, Stage::gather);
+  held.release();
+  EXPECT_EQ(pub.wait_current(kPatience), 3U);
+  EXPECT_EQ(inspect(name_).stages->now, std::nullopt);
 }
 
 /// A host function of the program's own, on a stream of its own, that does not return.

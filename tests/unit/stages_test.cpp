@@ -139,18 +139,25 @@ TEST_F(StagesOf, AreNobodyElsesWhileABlockChangesHands) {
     for (format::Process owner = me_; !stop; ++owner.start_time) {
       StageRecorder recorder;
       recorder.open(block_.get(), owner, "changing");
-      for (int i = 0; i < 5; ++i)
+      for (int i = 0; i < 50; ++i)
         recorder.record(Stage::load, owner.start_time, 0, 1, owner.start_time);
     }
   });
   int seen = 0;
   int wrong = 0;
+  std::uint64_t last_owner = 0;
+  std::uint64_t last_count = 0;
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
   while (seen < 100'000 && std::chrono::steady_clock::now() < end) {
     const format::Process owner = detail::load_owner(block_->owner);
+    if (owner.pid == 0) continue;  // nobody's now
     if (const auto stages = detail::read_stages(*block_, owner)) {
       ++seen;
-      wrong += (*stages)[Stage::load].bytes % owner.start_time != 0 ? 1 : 0;
+      const StageSum& load = (*stages)[Stage::load];
+      wrong += load.bytes % owner.start_time != 0 ? 1 : 0;
+      wrong += owner.start_time == last_owner && load.count < last_count ? 1 : 0;
+      last_owner = owner.start_time;
+      last_count = load.count;
     }
     std::vector<StageEvent> events;
     StageReader(owner).read(*block_, events);

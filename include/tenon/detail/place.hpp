@@ -171,7 +171,7 @@ class OwnPlace {
     crash_point(CrashPoint::attach_locked);
   }
 
-  /// For a row whose lock was free: free too, or its owner is no more.
+  /// For a row whose lock was free: free too, whatever its cursor, or its owner is no more.
   [[nodiscard]] bool is_abandoned(int fd, std::uint32_t i) const noexcept {
     const format::Place& row = segment_.place(i);
     // acquire: pairs with free_row(); the lock that is held here orders the rest.

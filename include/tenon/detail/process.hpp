@@ -76,16 +76,17 @@ struct ProcessStat {
   return {pid, 0, start_time_of(pid), this_pid_namespace()};
 }
 
-// relaxed, both: what orders them is stored and loaded beside them.
+// The pid is stored last, with release, and loaded first, with acquire: who finds a new one finds
+// no field of an older owner beside it.
 [[nodiscard]] inline format::Process load_owner(const format::OwnerWords& owner) noexcept {
-  return {owner.pid.load(std::memory_order_relaxed), 0,
-          owner.start_time.load(std::memory_order_relaxed),
+  const std::uint32_t pid = owner.pid.load(std::memory_order_acquire);
+  return {pid, 0, owner.start_time.load(std::memory_order_relaxed),
           owner.pid_namespace.load(std::memory_order_relaxed)};
 }
 inline void store_owner(format::OwnerWords& owner, const format::Process& process) noexcept {
-  owner.pid.store(process.pid, std::memory_order_relaxed);
   owner.start_time.store(process.start_time, std::memory_order_relaxed);
   owner.pid_namespace.store(process.pid_namespace, std::memory_order_relaxed);
+  owner.pid.store(process.pid, std::memory_order_release);
 }
 [[nodiscard]] inline bool same(const format::Process& a, const format::Process& b) noexcept {
   return a.pid == b.pid && a.start_time == b.start_time && a.pid_namespace == b.pid_namespace;

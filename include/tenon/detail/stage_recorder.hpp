@@ -75,7 +75,7 @@ class StageRecorder {
     std::uint64_t bytes = 0;
   };
 
-  // The owner, then the rest, then the owner: between the fences nobody finds one who is not.
+  // No owner, then the rest, then the owner: nobody finds the rest under the wrong one.
   void clear(const format::Process& me) noexcept {
     block_->owner.pid.store(0, std::memory_order_relaxed);
     std::atomic_thread_fence(std::memory_order_release);  // before any of the rest
@@ -86,8 +86,7 @@ class StageRecorder {
       for (format::Word64* word :
            {&sum.count, &sum.nanoseconds, &sum.longest, &sum.last, &sum.bytes})
         word->store(0, std::memory_order_relaxed);
-    std::atomic_thread_fence(std::memory_order_release);  // behind all of the rest
-    store_owner(block_->owner, me);
+    store_owner(block_->owner, me);  // with release: behind all of the rest
   }
   void add_to_sums(std::size_t stage, std::uint64_t ns, std::uint64_t bytes) noexcept {
     Sum& mine = sums_[stage];
