@@ -450,6 +450,16 @@ class Trace(Seeing):
         with open(out) as file:
             json.load(file)
 
+    def test_verify_tells_how_long_it_compared(self):
+        self.publication()
+        folder = self.path("traces")
+        os.mkdir(folder)
+        self.run_tenon("verify", self.name, self.path("in.safetensors"), env=environment(TENON_TRACE=folder))
+        self.run_tenon("trace", "--merge", folder, "-o", self.path("t.json"))
+        with open(self.path("t.json")) as file:
+            events = [e for e in json.load(file)["traceEvents"] if e["name"] == "verify" and e["ph"] == "X"]
+        self.assertEqual([(e["args"]["version"], e["args"]["bytes"]) for e in events], [(1, BYTES)])
+
     def test_of_a_publication_that_goes_on(self):
         serve = self.publication()
         get = self.run_tenon("get", self.name, "a", "--head", "1")
