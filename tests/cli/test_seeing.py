@@ -34,9 +34,7 @@ class Seeing(Case):
 
     def subscriber(self):
         """Holds a place and waits."""
-        process = self.start("dump", self.name, self.path("o"), "--version", "2", "--timeout", "50s")
-        self.wait_for_subscriber(self.name)
-        return process
+        return self.waiting_dump(self.name)
 
     def scribble(self, byte=0xFF):
         """Nonsense in all statistics, as a subscriber that means harm could write it."""
