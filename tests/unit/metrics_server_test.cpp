@@ -1,4 +1,4 @@
-// The server of `tenon metrics` when what it serves ends it. Built with AddressSanitizer.
+// The server of `tenon metrics` when what it serves ends it: for AddressSanitizer.
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
