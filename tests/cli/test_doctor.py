@@ -96,21 +96,35 @@ class Host(DoctorCase):
                 return
         self.fail("it was never caught")
 
-    def has_begun_to_share(self, pid):
-        with open(f"/proc/{pid}/cmdline", "rb") as line:
-            return b"sharer" in line.read()
+    def sharer_of(self, pid):
+        """The other process that tries /dev/shm, once it is that."""
+        try:
+            with open(f"/proc/{pid}/task/{pid}/children") as children:
+                for other in children.read().split():
+                    with open(f"/proc/{other}/cmdline", "rb") as line:
+                        if b"sharer" in line.read():
+                            return int(other)
+        except OSError:  # one that has ended meanwhile
+            pass
+        return None
 
     def test_it_can_be_interrupted_while_another_process_hangs(self):
-        for _ in range(5):
+        if not os.path.exists("/proc/thread-self/children"):
+            self.skipTest("this kernel does not list children")
+        caught = 0
+        for _ in range(200):
             doctor = self.start("doctor", "--timeout", "10m")
             other = None
             while not other and doctor.process.poll() is None:
-                with open(f"/proc/{doctor.pid}/task/{doctor.pid}/children") as children:
-                    other = next(filter(self.has_begun_to_share, children.read().split()), None)
-            os.kill(int(other), signal.SIGSTOP)
-            doctor.send(signal.SIGINT)
-            self.assertEqual(doctor.wait(), 130)
+                other = self.sharer_of(doctor.pid)
+            if other:
+                os.kill(other, signal.SIGSTOP)
+                doctor.send(signal.SIGINT)
+                caught += doctor.wait() == 130  # else it was over already
             self.assertFalse(os.path.exists(f"/dev/shm/tenon-doctor.{UID}.{doctor.pid}"))
+            if caught == 5:
+                return
+        self.fail("it was hardly ever caught")
 
     def test_processes_that_cannot_be_started(self):
         """For want of descriptors. A build without CUDA starts none for it."""
