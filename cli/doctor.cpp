@@ -12,6 +12,7 @@
 #include "doctor/sharing.hpp"
 #include "options.hpp"
 #include "progress.hpp"
+#include "signals.hpp"
 
 namespace tenon::cli {
 namespace {
@@ -43,7 +44,9 @@ std::vector<Row> examine(const DoctorOptions& options) {
   const Uid owner = options.owner.value_or(::geteuid());
   doctor::Evidence evidence = doctor::collect(owner);
   const Waiting waiting("looking at this machine", !options.quiet);
+  handle_signals(OnSignal::remember);  // it makes a file
   evidence.sharing = doctor::try_sharing("/dev/shm", options.timeout);
+  handle_signals(OnSignal::exit);
   evidence.gpus = doctor::ask_gpus(options.timeout);
   doctor::look_for_engines(evidence);
   std::vector<Row> rows;

@@ -84,7 +84,10 @@ Exit dump(const DumpOptions& options) {
     }
   }
   snapshot.release();
-  writer.commit();
+  {
+    const Waiting waiting("syncing", !options.reader.quiet);
+    writer.commit();
+  }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - started;
   if (!options.reader.quiet) {
     print(fmt::format("dumped {} version={} parameters={} bytes={} seconds={:.3f}\n",

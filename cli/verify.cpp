@@ -75,8 +75,9 @@ std::vector<Pair> match(const Layout& layout, const Checkpoint& files,
   return pairs;
 }
 
-void compare(const Checkpoint& files, const Layout& layout, const Snapshot& snapshot,
-             std::vector<Pair>& pairs, bool quiet) {
+// Returns the number of bytes that were compared.
+std::uint64_t compare(const Checkpoint& files, const Layout& layout, const Snapshot& snapshot,
+                      std::vector<Pair>& pairs, bool quiet) {
   std::vector<Piece> pieces;
   for (std::size_t p = 0; p < pairs.size(); ++p) {
     add_pieces(pieces, p, layout[pairs[p].published].bytes);
@@ -106,6 +107,7 @@ void compare(const Checkpoint& files, const Layout& layout, const Snapshot& snap
     pair.first = std::min(pair.first, first);
     progress.update(done += piece.bytes, layout.payload_bytes());
   });
+  return done;
 }
 
 void report(const VerifyOptions& options, const Layout& layout, std::uint64_t version,
@@ -140,7 +142,8 @@ Exit verify(const VerifyOptions& options) {
   std::vector<Difference> differences;
   std::vector<Pair> pairs = match(layout, files, differences);
   Snapshot snapshot = Snapshot::take(subscriber, options.reader, deadline);
-  compare(files, layout, snapshot, pairs, options.reader.quiet);
+  detail::StageTimer timer(subscriber.stages(), format::Stage::verify);
+  timer.done(snapshot.version(), compare(files, layout, snapshot, pairs, options.reader.quiet));
   snapshot.release();
   for (const Pair& pair : pairs) {
     if (pair.differing == 0) continue;

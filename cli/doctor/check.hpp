@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <tenon/format.hpp>
 #include <vector>
 
 #include "evidence.hpp"
@@ -43,12 +44,13 @@ struct Publication {
   std::string name;
   std::string state;  ///< as `tenon ls` has it, or "damaged"
   std::string why;
-  std::string device{};             ///< UUID; empty for host memory
-  std::uint64_t pid = 0;            ///< of its publisher, in that one's pid namespace
-  std::uint64_t pid_namespace = 0;  ///< 0: unknown
-  std::uint64_t here = 0;           ///< this process's pid namespace
-  std::uint32_t driver = 0;         ///< CUDA's, as the publisher saw it
-  unsigned places = 0;              ///< taken
+  std::string device{};                  ///< UUID; empty for host memory
+  std::uint64_t pid = 0;                 ///< of its publisher, in that one's pid namespace
+  std::uint64_t pid_namespace = 0;       ///< 0: unknown
+  std::uint64_t here = 0;                ///< this process's pid namespace
+  std::uint32_t driver = 0;              ///< CUDA's, as the publisher saw it
+  unsigned places = 0;                   ///< taken
+  std::uint32_t minor = format::kMinor;  ///< of the format that its publisher writes
 };
 [[nodiscard]] Finding judge(const Publication& publication, const Evidence& evidence);
 

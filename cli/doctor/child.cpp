@@ -12,6 +12,8 @@
 #include <tenon/error.hpp>
 #include <thread>
 
+#include "../signals.hpp"
+
 namespace tenon::cli::doctor {
 namespace {
 
@@ -78,6 +80,7 @@ std::optional<std::string> Child::line(const detail::Deadline& deadline) {
       seen_.erase(0, end + 1);
       return line;
     }
+    check_signals();
     struct ::pollfd ready {
       from_, POLLIN, 0
     };
@@ -133,11 +136,13 @@ bool Child::kill() {
   return wait_for_end(detail::Deadline(std::chrono::seconds(1)));
 }
 
-std::string Child::ending() {
+Trouble Child::ending() {
   // Its pipe may close a moment before it has ended.
-  if (!wait_for_end(detail::Deadline(std::chrono::milliseconds(100)))) return "did not answer";
-  if (WIFSIGNALED(status_)) return "was ended by signal " + std::to_string(WTERMSIG(status_));
-  return "ended with exit code " + std::to_string(WEXITSTATUS(status_));
+  if (!wait_for_end(detail::Deadline(std::chrono::milliseconds(100))))
+    return {Trouble::Kind::silent, "did not answer"};
+  if (WIFSIGNALED(status_))
+    return {Trouble::Kind::crashed, "was ended by signal " + std::to_string(WTERMSIG(status_))};
+  return {Trouble::Kind::odd, "ended with exit code " + std::to_string(WEXITSTATUS(status_))};
 }
 
 }  // namespace tenon::cli::doctor

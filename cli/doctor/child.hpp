@@ -9,11 +9,14 @@
 #include <tenon/detail/wait.hpp>
 #include <vector>
 
+#include "evidence.hpp"
+
 namespace tenon::cli::doctor {
 
 class Child {
  public:
-  /// Starts this program with `arguments`. Throws SystemError.
+  /// Starts this program with `arguments`. Throws SystemError. Interrupted ends every wait for it,
+  /// once a signal was remembered (signals.hpp).
   explicit Child(const std::vector<std::string>& arguments);
   /// Kills it, unless it has ended.
   ~Child();
@@ -29,8 +32,8 @@ class Child {
   [[nodiscard]] bool has_ended();
   /// Returns when it is dead; false when it was not within a second.
   bool kill();
-  /// "did not answer", "was ended by signal 11", "ended with exit code 1": why line() had nothing.
-  [[nodiscard]] std::string ending();
+  /// Why line() had nothing: "did not answer", "was ended by signal 11", "ended with exit code 1".
+  [[nodiscard]] Trouble ending();
 
  private:
   bool wait_for_end(const detail::Deadline& deadline);

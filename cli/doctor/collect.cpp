@@ -3,6 +3,7 @@
 #include <ifaddrs.h>
 #include <linux/magic.h>
 #include <net/if.h>
+#include <pwd.h>
 #include <sched.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
@@ -14,8 +15,8 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <memory>
-#include <sstream>
 #include <tenon/detail/segment.hpp>
 #include <tenon/inspect.hpp>
 
@@ -35,21 +36,40 @@ std::optional<std::string> text_of(const std::string& path) {
   }
   if (std::filesystem::is_directory(path, error)) return "";
   std::ifstream file(path);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf())) return std::nullopt;
-  return text.str();
+  if (!file) return std::nullopt;
+  std::string text{std::istreambuf_iterator<char>(file), {}};  // may be empty
+  if (file.bad()) return std::nullopt;
+  return text;
 }
 
 // Of this process's own group where there are groups below what is seen as the root.
-std::optional<std::string> of_cgroup(const std::string& path) {
+std::optional<std::string> of_cgroup(const std::string& root, const std::string& path) {
   constexpr std::string_view kRoot = "/sys/fs/cgroup";
-  const std::string own = text_of("/proc/self/cgroup").value_or("");
+  const std::string own = text_of(root + "/proc/self/cgroup").value_or("");
   if (own.starts_with("0::/")) {
     const std::string group = own.substr(3, own.find('\n') - 3);
-    const auto text = text_of(std::string(kRoot) + group + path.substr(kRoot.size()));
+    const auto text = text_of(root + std::string(kRoot) + group + path.substr(kRoot.size()));
     if (text) return text;
   }
-  return text_of(path);
+  return text_of(root + path);
+}
+
+// logind.conf and its drop-ins.
+std::vector<std::string> logind_files(const std::string& root) {
+  std::vector<std::string> found;
+  for (const std::string path : file::kLogind) {
+    found.push_back(path);
+    std::error_code error;
+    for (const auto& entry : std::filesystem::directory_iterator(root + path + ".d", error))
+      if (entry.path().extension() == ".conf")
+        found.push_back(path + ".d/" + entry.path().filename().string());
+  }
+  return found;
+}
+
+std::string name_of_user(Uid uid) {
+  const struct ::passwd* row = ::getpwuid(uid);
+  return row != nullptr ? row->pw_name : "";
 }
 
 std::optional<Space> space_of(const char* path) {
@@ -110,16 +130,29 @@ void count_stale(Evidence& evidence, Uid owner) {
 
 }  // namespace
 
-Evidence collect(Uid owner) {
-  Evidence evidence;
-  for (const char* path : {file::kKernel, file::kStatus, file::kMounts, file::kLoad,
-                           file::kPidNamespace, file::kIpcNamespace, file::kHugePages, file::kClock,
-                           file::kLogind, file::kSystemd, file::kPtrace, file::kDriver}) {
-    if (auto text = text_of(path)) evidence.files[path] = std::move(*text);
+std::map<std::string, std::string> files_of(const std::string& root, const std::string& user) {
+  std::map<std::string, std::string> files;
+  std::vector<std::string> paths = logind_files(root);
+  for (const char* path :
+       {file::kKernel, file::kStatus, file::kMounts, file::kLoad, file::kPidNamespace,
+        file::kIpcNamespace, file::kUserNamespace, file::kUidMap, file::kHugePages, file::kClock,
+        file::kSystemd, file::kPtrace, file::kDriver})
+    paths.emplace_back(path);
+  if (!user.empty()) paths.push_back(file::kLinger + user);
+  for (const std::string& path : paths) {
+    if (auto text = text_of(root + path)) files[path] = std::move(*text);
   }
   for (const char* path : {file::kMemoryMax, file::kCpuMax}) {
-    if (auto text = of_cgroup(path)) evidence.files[path] = std::move(*text);
+    if (auto text = of_cgroup(root, path)) files[path] = std::move(*text);
   }
+  return files;
+}
+
+Evidence collect(Uid owner) {
+  Evidence evidence;
+  evidence.uid = ::geteuid();
+  evidence.user = name_of_user(evidence.uid);
+  evidence.files = files_of("", evidence.user);
   for (const char* name : {"CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF",
                            "LD_PRELOAD", "CUDA_LAUNCH_BLOCKING", "TENON_NCCL_LIBRARY"}) {
     if (const char* value = std::getenv(name)) evidence.environment[name] = value;
@@ -129,7 +162,6 @@ Evidence collect(Uid owner) {
   evidence.stack = limit(RLIMIT_STACK);
   evidence.cpus = usable_cpus();
   evidence.pidfds = has_pidfds();
-  evidence.uid = ::geteuid();
   evidence.interfaces = interfaces_up();
   std::error_code error;
   evidence.infiniband = std::filesystem::exists("/sys/class/infiniband", error) &&
@@ -154,6 +186,7 @@ Publication look_at(const std::string& name, Uid owner) {
     publication.pid = facts.publisher.pid;
     publication.pid_namespace = facts.publisher.pid_namespace;
     publication.driver = facts.driver_version;
+    publication.minor = found.segment->header().minor;
     publication.places = static_cast<unsigned>(detail::read_places(*found.segment).size());
   } catch (const Error& error) {
     if (error.code() == Errc::InvalidName) throw;

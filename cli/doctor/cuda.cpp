@@ -11,9 +11,28 @@
 namespace tenon::cli::doctor {
 namespace {
 
-constexpr const char* kHungAdvice =
-    "look at 'nvidia-smi' and 'dmesg | grep NVRM'; a GPU that hangs takes a reset, a slow one "
-    "(no persistence mode, many GPUs) a longer --timeout";
+// CUDA told nothing, because of the process that was to ask it.
+Finding not_asked(const Trouble& trouble) {
+  const std::string text = trouble.who + " " + trouble.what;
+  switch (trouble.kind) {
+    case Trouble::Kind::not_started:
+      return {Status::warn, text,
+              "GPUs are not judged: see 'ulimit -u' and 'ulimit -n', the cgroup's pids.max, free "
+              "memory, and that /proc is there"};
+    case Trouble::Kind::crashed:
+      return {Status::fail, text,
+              "'dmesg' says more: 9 is mostly the memory limit, 31 a seccomp profile, another one "
+              "the driver's libraries, or what LD_PRELOAD and LD_LIBRARY_PATH bring in"};
+    case Trouble::Kind::odd:
+      return {Status::fail, text,
+              "what it said is on standard error; see what LD_PRELOAD and LD_LIBRARY_PATH bring "
+              "in"};
+    default:
+      return {Status::fail, text,
+              "look at 'nvidia-smi' and 'dmesg | grep NVRM'; a GPU that hangs takes a reset, a "
+              "slow one (no persistence mode, many GPUs) a longer --timeout"};
+  }
+}
 
 std::string cuda_version(int version) {
   return fmt::format("CUDA {}.{}", version / 1000, version / 10 % 100);
@@ -32,7 +51,7 @@ std::string driver_version(const std::string& text) {
 
 Finding driver(const Evidence& evidence) {
   const Gpus& gpus = evidence.gpus;
-  if (!gpus.trouble.empty()) return {Status::fail, "asking CUDA: it " + gpus.trouble, kHungAdvice};
+  if (gpus.trouble) return not_asked(gpus.trouble);
   if (gpus.runtime == 0)
     return {Status::not_checked, "this tenon was built without the CUDA toolkit"};
   const auto module = evidence.file(file::kDriver);
@@ -145,8 +164,8 @@ Finding mps(const Evidence& evidence) {
 // Why memory or events were not tried on any GPU.
 std::optional<Finding> not_probed(const Evidence& evidence) {
   if (const auto nothing = nothing_to_check(evidence)) return nothing;
-  if (evidence.gpus.probe_trouble.empty()) return std::nullopt;
-  return Finding{Status::fail, "two processes: " + evidence.gpus.probe_trouble, kHungAdvice};
+  if (!evidence.gpus.probe) return std::nullopt;
+  return not_asked(evidence.gpus.probe);
 }
 
 Finding ipc_memory(const Evidence& evidence) {

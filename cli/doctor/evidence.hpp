@@ -2,6 +2,7 @@
 // else. A test makes up the machine it wants.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -42,14 +43,29 @@ struct Gpu {
   std::string event_trouble;
 };
 
+/// Why another process of this program told nothing.
+struct Trouble {
+  enum class Kind {
+    none,
+    not_started,
+    silent,   ///< it did not answer in time
+    crashed,  ///< a signal ended it
+    odd,      ///< it ended by itself, or answered what cannot be read
+  };
+  Kind kind = Kind::none;
+  std::string what{};  ///< "did not answer within 30 s", "was ended by signal 11"
+  std::string who{};   ///< "the importer"
+  explicit operator bool() const noexcept { return kind != Kind::none; }
+};
+
 struct Gpus {
-  std::string trouble;  ///< the process that was to look did not answer; nothing below is known
-  std::string error;    ///< CUDA's, when there is no device to be used
-  int driver = 0;       ///< 13000 is CUDA 13.0; 0: none
-  int runtime = 0;      ///< 0: this build has no GPU memory
+  Trouble trouble;    ///< of the process that was to look; nothing below is known
+  std::string error;  ///< CUDA's, when there is no device to be used
+  int driver = 0;     ///< 13000 is CUDA 13.0; 0: none
+  int runtime = 0;    ///< 0: this build has no GPU memory
   std::vector<Gpu> all;
   std::vector<std::pair<std::size_t, std::size_t>> separate;  ///< ordinals without peer access
-  std::string probe_trouble;  ///< why memory and events were not tried, or ended without an answer
+  Trouble probe;  ///< why memory and events were not tried, or ended without an answer
 };
 
 struct Nccl {
@@ -69,6 +85,7 @@ struct Evidence {
   unsigned cpus = 1;  ///< that this process may run on
   bool pidfds = true;
   Uid uid = 0;
+  std::string user;                     ///< its name; empty when it has none
   std::vector<std::string> interfaces;  ///< other than loopback, and up
   bool infiniband = false;
   std::uint64_t stale_objects = 0;
@@ -98,13 +115,19 @@ inline constexpr const char* kMounts = "/proc/mounts";
 inline constexpr const char* kLoad = "/proc/loadavg";
 inline constexpr const char* kPidNamespace = "/proc/self/ns/pid";  ///< links
 inline constexpr const char* kIpcNamespace = "/proc/self/ns/ipc";
+inline constexpr const char* kUserNamespace = "/proc/self/ns/user";
+inline constexpr const char* kUidMap = "/proc/self/uid_map";
 inline constexpr const char* kHugePages = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 inline constexpr const char* kClock =
     "/sys/devices/system/clocksource/clocksource0/current_clocksource";
 inline constexpr const char* kMemoryMax = "/sys/fs/cgroup/memory.max";
 inline constexpr const char* kCpuMax = "/sys/fs/cgroup/cpu.max";
-inline constexpr const char* kLogind = "/etc/systemd/logind.conf";
-inline constexpr const char* kSystemd = "/run/systemd/system";  ///< "" where systemd runs
+inline constexpr const char* kSystemd = "/run/systemd/system";      ///< "" where systemd runs
+inline constexpr const char* kLinger = "/var/lib/systemd/linger/";  ///< and a user's name
+/// Of logind.conf, and of logind.conf.d/*.conf; a file in an earlier one hides its namesakes.
+inline constexpr std::array<const char*, 4> kLogind{
+    "/etc/systemd/logind.conf", "/run/systemd/logind.conf", "/usr/local/lib/systemd/logind.conf",
+    "/usr/lib/systemd/logind.conf"};
 inline constexpr const char* kPtrace = "/proc/sys/kernel/yama/ptrace_scope";
 inline constexpr const char* kDriver = "/proc/driver/nvidia/version";
 }  // namespace file

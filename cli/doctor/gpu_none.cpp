@@ -1,14 +1,10 @@
-// Of a build without CUDA.
-#include "../common.hpp"
+// Of a build without CUDA: there is nobody to ask.
 #include "gpus.hpp"
 
 namespace tenon::cli::doctor {
 
-void tell_of_gpus() {
-  print(Json{{"driver", 0}, {"runtime", 0}, {"gpus", Json::array()}, {"separate", Json::array()}}
-            .dump() +
-        "\n");
-}
+Gpus ask_gpus(Duration) { return {}; }
+void tell_of_gpus() {}
 void open_handles() {}
 
 }  // namespace tenon::cli::doctor

@@ -36,22 +36,37 @@ std::optional<Json> answer(Child& child, Duration timeout) {
   return Json::parse(*line);
 }
 
-std::string no_answer(Child& child, Duration timeout) {
-  const std::string ending = child.ending();
-  return ending == "did not answer" ? ending + " within " + human_duration(timeout) : ending;
+Trouble no_answer(const char* who, Child& child, Duration timeout) {
+  Trouble trouble = child.ending();
+  if (trouble.kind == Trouble::Kind::silent) trouble.what += " within " + human_duration(timeout);
+  trouble.who = who;
+  return trouble;
+}
+
+// `ask` starts `who` and reads what it says; `trouble` is why nothing came of it.
+template <class Ask>
+void guarded(const char* who, Trouble& trouble, Ask ask) {
+  try {
+    ask();
+  } catch (const SystemError& error) {  // pipes, and starting what shall be at their other end
+    trouble = {Trouble::Kind::not_started, "was not started: " + error.message(), who};
+  } catch (const Json::exception& error) {
+    trouble = {Trouble::Kind::odd, std::string("answered what cannot be read: ") + error.what(),
+               who};
+  }
 }
 
 void probe(Child& exporter, Duration timeout, Gpus& gpus) {
   const auto handles = answer(exporter, timeout);
   if (!handles) {
-    gpus.probe_trouble = "the exporter " + no_answer(exporter, timeout);
+    gpus.probe = no_answer("the exporter", exporter, timeout);
     return;
   }
   Child importer({"doctor", "--as", "importer"});
   importer.send(handles->dump() + "\n");
   const auto opened = answer(importer, timeout);
   if (!opened) {
-    gpus.probe_trouble = "the importer " + no_answer(importer, timeout);
+    gpus.probe = no_answer("the importer", importer, timeout);
     return;
   }
   for (std::size_t i = 0; i < gpus.all.size(); ++i) {
@@ -66,22 +81,19 @@ void probe(Child& exporter, Duration timeout, Gpus& gpus) {
 
 Gpus ask_gpus(Duration timeout) {
   Gpus gpus;
-  try {
+  constexpr const char* kAsking = "the process that asks CUDA";
+  guarded(kAsking, gpus.trouble, [&] {
     Child exporter({"doctor", "--as", "exporter"});
     const auto facts = answer(exporter, timeout);
     if (!facts) {
-      gpus.trouble = no_answer(exporter, timeout);
-      return gpus;
+      gpus.trouble = no_answer(kAsking, exporter, timeout);
+      return;
     }
     read_facts(*facts, gpus);
-    if (gpus.all.empty()) return gpus;
-    probe(exporter, timeout, gpus);
-    if (gpus.probe_trouble.empty()) exporter.finish(detail::Deadline(timeout));
-  } catch (const SystemError& error) {
-    gpus.trouble = "could not be asked: " + error.message();
-  } catch (const Json::exception& error) {
-    gpus.trouble = std::string("answered what cannot be read: ") + error.what();
-  }
+    if (gpus.all.empty()) return;
+    guarded("the importer", gpus.probe, [&] { probe(exporter, timeout, gpus); });
+    if (!gpus.probe) exporter.finish(detail::Deadline(timeout));
+  });
   return gpus;
 }
 

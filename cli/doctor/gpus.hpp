@@ -9,9 +9,10 @@
 namespace tenon::cli::doctor {
 
 /// `timeout` is for each answer: what there is, the exporter's memory, the importer's look at it.
+/// Starts no process in a build without CUDA.
 [[nodiscard]] Gpus ask_gpus(Duration timeout);
 
-// What those processes do, by standard input and output. Builds without CUDA have nothing to tell.
+// What those processes do, by standard input and output; nothing in a build without CUDA.
 
 /// Prints what there is, then handles of memory and events on every GPU; keeps them until its
 /// standard input ends.

@@ -8,6 +8,7 @@
 
 #include "../common.hpp"
 #include "check.hpp"
+#include "logind.hpp"
 
 namespace tenon::cli::doctor {
 namespace {
@@ -126,11 +127,13 @@ Finding stale(const Evidence& evidence) {
 Finding remove_ipc(const Evidence& evidence) {
   if (!evidence.file(file::kSystemd)) return {Status::ok, "no systemd here"};
   if (evidence.uid < 1000) return {Status::ok, "a system user's objects stay"};
-  const auto logind = evidence.file(file::kLogind);
-  if (logind && field(*logind, "RemoveIPC=") == "no") return {Status::ok, "RemoveIPC=no"};
-  return {Status::warn, "systemd removes this user's /dev/shm objects at logout",
-          "RemoveIPC=no in /etc/systemd/logind.conf, or 'loginctl enable-linger', for a trainer "
-          "that outlives the session"};
+  if (!evidence.user.empty() && evidence.file(file::kLinger + evidence.user))
+    return {Status::ok, evidence.user + " lingers"};
+  if (!logind_removes_ipc(evidence)) return {Status::ok, "RemoveIPC=no"};
+  return {
+      Status::warn, "systemd removes this user's /dev/shm objects at logout",
+      "RemoveIPC=no in a file of /etc/systemd/logind.conf.d, or 'loginctl enable-linger', for a "
+      "trainer that outlives the session"};
 }
 
 // The mount's own option counts for files in /dev/shm; `shmem_enabled` only by its words deny and
@@ -189,6 +192,7 @@ Finding stack(const Evidence& evidence) {
 // Inodes of the namespaces that the kernel starts with.
 constexpr const char* kFirstPidNamespace = "pid:[4026531836]";
 constexpr const char* kFirstIpcNamespace = "ipc:[4026531839]";
+constexpr const char* kFirstUserNamespace = "user:[4026531837]";
 
 Finding pid_namespace(const Evidence& evidence) {
   const auto link = evidence.file(file::kPidNamespace);
@@ -206,6 +210,30 @@ Finding ipc_namespace(const Evidence& evidence) {
   return {Status::warn, "one of its own (" + *link + ")",
           "fine within one container; two must mount the same /dev/shm (docker: --ipc=host, or "
           "--ipc=shareable and --ipc=container:NAME)"};
+}
+
+// Who this user is outside: the number in the namespace that made this one.
+std::string uid_outside(const Evidence& evidence) {
+  std::istringstream ranges(evidence.file(file::kUidMap).value_or(""));
+  std::uint64_t first = 0;
+  std::uint64_t outside = 0;
+  std::uint64_t count = 0;
+  while (ranges >> first >> outside >> count) {
+    if (evidence.uid >= first && evidence.uid - first < count)
+      return std::to_string(outside + evidence.uid - first);
+  }
+  return "nobody";
+}
+
+Finding user_namespace(const Evidence& evidence) {
+  const auto link = evidence.file(file::kUserNamespace);
+  if (!link) return unreadable(file::kUserNamespace);
+  if (*link == kFirstUserNamespace) return {Status::ok, "the machine's own"};
+  return {Status::warn,
+          fmt::format("one of its own ({}), where uid {} is {} outside", *link, evidence.uid,
+                      uid_outside(evidence)),
+          "fine within one container; between two, a user's files are another one's even in the "
+          "same /dev/shm: share it (docker: --userns=host; podman: --userns=container:NAME)"};
 }
 
 Finding proc(const Evidence& evidence) {
@@ -307,6 +335,7 @@ const std::vector<Check>& host_checks() {
                                           {"stack", stack},
                                           {"pid-namespace", pid_namespace},
                                           {"ipc-namespace", ipc_namespace},
+                                          {"user-namespace", user_namespace},
                                           {"proc", proc},
                                           {"seccomp", seccomp},
                                           {"ptrace", ptrace},

@@ -34,6 +34,20 @@ std::optional<Finding> device_trouble(const Publication& publication, const Gpus
   return std::nullopt;
 }
 
+std::optional<Finding> other_format(const Publication& publication) {
+  if (publication.minor == format::kMinor) return std::nullopt;
+  const std::string what =
+      fmt::format("format {}.{}, this tenon has {}.{}: can be attached to", format::kMajor,
+                  publication.minor, format::kMajor, format::kMinor);
+  if (publication.minor > format::kMinor)
+    return Finding{Status::warn, what,
+                   "the publisher's Tenon is newer: what it added is not seen here, until this one "
+                   "is updated"};
+  return Finding{Status::warn, what,
+                 "the publisher's Tenon is older: what came later, checksums (1.1) or statistics "
+                 "(1.2), is missing until it is updated"};
+}
+
 }  // namespace
 
 Finding judge(const Publication& publication, const Evidence& evidence) {
@@ -58,6 +72,7 @@ Finding judge(const Publication& publication, const Evidence& evidence) {
     return {Status::warn,
             fmt::format("its publisher saw driver {}, here it is {}", publication.driver, driver),
             "the same driver on both sides: start the older one's process again"};
+  if (const auto finding = other_format(publication)) return *finding;
   return {Status::ok, publication.why + ": can be attached to"};
 }
 

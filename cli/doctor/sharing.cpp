@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "../common.hpp"
+#include "../signals.hpp"
 #include "child.hpp"
 
 namespace tenon::cli::doctor {
@@ -85,11 +86,11 @@ Sharing try_sharing(const std::string& folder, Duration timeout) {
     Child other({"doctor", "--as", "sharer", "--file", path});
     // The other one wakes until somebody was asleep, and then changes the word.
     while (file.board().answer.load(std::memory_order_acquire) == 0 && !other.has_ended() &&
-           !deadline.passed())
+           !deadline.passed() && !was_signalled())
       detail::futex_wait(file.board().answer, 0, detail::kSlice);
     const auto line = other.line(deadline);
     if (!line) {
-      sharing.trouble = "the other one " + other.ending();
+      sharing.trouble = "the other one " + other.ending().what;
       return sharing;
     }
     const Json told = Json::parse(*line);
@@ -100,7 +101,7 @@ Sharing try_sharing(const std::string& folder, Duration timeout) {
                      detail::is_locked_by_other(file.fd(), kSecondByte);
     sharing.freed = other.kill() && locks(file.fd(), kSecondByte);
   } catch (const std::exception& error) {  // of the system, or of reading the answer
-    sharing.trouble = error.what();
+    sharing.trouble = detail::message_of(error);
   }
   return sharing;
 }

@@ -8,7 +8,8 @@
 
 namespace tenon::cli::doctor {
 
-/// Makes a file in `folder` for as long as this takes.
+/// Makes a file in `folder` for as long as this takes. Throws Interrupted, without that file, when
+/// a signal was remembered.
 [[nodiscard]] Sharing try_sharing(const std::string& folder, Duration timeout);
 /// The other process's part.
 void share_back(const std::string& path);

@@ -6,9 +6,9 @@ The bridge is the first node's. A node lasts as long as its holder, a process th
 import os
 import shutil
 import subprocess
-import unittest
 
-REQUIRED = os.environ.get("TENON_REQUIRE_NAMESPACES") == "1"
+from support import skip_or_fail
+
 TOOLS = ("unshare", "nsenter", "ip", "tc")
 
 
@@ -103,9 +103,7 @@ class Network:
 
 
 def not_here(what):
-    """Skips the test, or fails it with TENON_REQUIRE_NAMESPACES=1."""
-    text = f"nodes as namespaces are not to be had here: {what}"
-    raise AssertionError(text) if REQUIRED else unittest.SkipTest(text)
+    skip_or_fail(f"nodes as namespaces are not to be had here: {what}")
 
 
 def network(*megabytes):

@@ -31,6 +31,11 @@ def unique_name(what="cli"):
     return _names[-1]
 
 
+def skip_or_fail(why):
+    """For want of what root has where scripts/test sets TENON_REQUIRE_NAMESPACES=1: there it is a failure."""
+    raise AssertionError(why) if os.environ.get("TENON_REQUIRE_NAMESPACES") == "1" else unittest.SkipTest(why)
+
+
 # Files
 
 
@@ -272,9 +277,7 @@ class PrivateShm:
             self._check(self.libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, self.options.encode()))
         except OSError as error:
             self.__exit__()
-            if os.environ.get("TENON_REQUIRE_NAMESPACES") == "1":
-                raise
-            raise unittest.SkipTest(f"mount namespaces are not to be had here: {error}")
+            skip_or_fail(f"mount namespaces are not to be had here: {error}")
         return self
 
     def __exit__(self, *_):
@@ -331,6 +334,21 @@ class Case(unittest.TestCase):
             process.line(), rf"^published {name} version=1 parameters=\d+ bytes=\d+ seconds=\d+\.\d+$", process.stderr()
         )
         return process
+
+    def waiting_dump(self, name, version=2):
+        """A `tenon dump` to the file "o" that has a place and waits for a version that is not there."""
+        dump = self.start("dump", name, self.path("o"), "--version", version, "--timeout", "50s")
+        self.wait_for_subscriber(name)
+        return dump
+
+    def publisher_killed_under_a_dump(self, name, file):
+        """(the serve that was killed, the dump that waited for it and has ended with 5)"""
+        serve = self.serve(file, name)
+        dump = self.waiting_dump(name)
+        serve.send(signal.SIGKILL)
+        self.assertEqual(dump.wait(), 5)
+        self.assertFalse(os.path.exists(self.path("o")))
+        return serve, dump
 
     def run_tenon(self, *arguments, expect=0, **more):
         done = run(*arguments, **more)

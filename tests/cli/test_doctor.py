@@ -5,12 +5,14 @@ import os
 import pathlib
 import pty
 import re
+import resource
+import signal
 import struct
 import subprocess
 import time
 import unittest
 
-from support import KIND, TENON, UID, Case, PrivateShm, environment, pattern, segment_path, unique_name
+from support import KIND, TENON, UID, Case, PrivateShm, environment, pattern, run, segment_path, unique_name
 
 SMALL = [("a", "F32", [2, 2], pattern(16))]
 STATUSES = {"ok", "warn", "fail", "not checked"}
@@ -74,6 +76,74 @@ class Host(DoctorCase):
             with open(f"/dev/shm/tenon-slot.{UID}.{'0' * 32}.0", "wb") as slot:
                 slot.write(bytes(4096))
             self.assert_found(self.doctor(), "stale", "warn", "tenon gc")
+
+    def test_no_file_is_left_by_who_interrupts_it(self):
+        """Stopped while its file is there; what it starts meanwhile goes with it."""
+        for _ in range(200):
+            doctor = self.start("doctor")
+            file = f"/dev/shm/tenon-doctor.{UID}.{doctor.pid}"
+            while not os.path.exists(file) and doctor.process.poll() is None:
+                pass
+            doctor.send(signal.SIGSTOP)
+            caught = os.path.exists(file)
+            if caught:
+                doctor.send(signal.SIGINT)
+            doctor.send(signal.SIGCONT)
+            code = doctor.wait()
+            self.assertFalse(os.path.exists(file))
+            if caught:
+                self.assertEqual(code, 130)
+                return
+        self.fail("it was never caught")
+
+    def sharer_of(self, pid):
+        """The other process that tries /dev/shm, once it is that."""
+        try:
+            with open(f"/proc/{pid}/task/{pid}/children") as children:
+                for other in children.read().split():
+                    with open(f"/proc/{other}/cmdline", "rb") as line:
+                        if b"sharer" in line.read():
+                            return int(other)
+        except OSError:  # one that has ended meanwhile
+            pass
+        return None
+
+    def test_it_can_be_interrupted_while_another_process_hangs(self):
+        if not os.path.exists("/proc/thread-self/children"):
+            self.skipTest("this kernel does not list children")
+        caught = 0
+        for _ in range(200):
+            doctor = self.start("doctor", "--timeout", "10m")
+            other = None
+            while not other and doctor.process.poll() is None:
+                other = self.sharer_of(doctor.pid)
+            if other:
+                os.kill(other, signal.SIGSTOP)
+                doctor.send(signal.SIGINT)
+                caught += doctor.wait() == 130  # else it was over already
+            self.assertFalse(os.path.exists(f"/dev/shm/tenon-doctor.{UID}.{doctor.pid}"))
+            if caught == 5:
+                return
+        self.fail("it was hardly ever caught")
+
+    def test_processes_that_cannot_be_started(self):
+        """For want of descriptors. A build without CUDA starts none for it."""
+        few = 7  # 3, 2 of its own, and 2 of the 4 that another process takes
+        found = self.doctor(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (few, few)))
+        self.assert_found(found, "shm-sharing", "not checked", "two processes could not try: ")
+        if WITH_CUDA:
+            self.assert_found(found, "driver", "warn", "the process that asks CUDA was not started: making a pipe")
+            self.assert_found(found, "driver", "warn", "ulimit -n")
+        else:
+            self.assert_found(found, "driver", "not checked", "built without the CUDA toolkit")
+
+    def test_in_a_user_namespace(self):
+        inside = ["unshare", "--user", "--map-root-user"]
+        if subprocess.run([*inside, "true"], capture_output=True, timeout=60).returncode != 0:
+            self.skipTest("user namespaces are not to be had here")
+        done = run("doctor", "--json", inside=inside)
+        found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+        self.assert_found(found, "user-namespace", "warn", f"where uid 0 is {UID} outside")
 
     def test_what_the_environment_says(self):
         found = self.doctor(env=environment(PYTORCH_CUDA_ALLOC_CONF="expandable_segments:True", CUDA_LAUNCH_BLOCKING="1"))
@@ -143,6 +213,19 @@ class Publications(DoctorCase):
     def test_of_another_version(self):
         name = self.segment(struct.pack("<QII", MAGIC, 99, 0) + bytes(8192))
         self.assert_found(self.doctor(name, expect=1), "publication", "fail", "format 99.0")
+
+    def test_of_another_minor_version(self):
+        name = unique_name()
+        self.serve(self.file(SMALL), name)
+        with open(segment_path(name), "r+b") as file:
+            major, minor = struct.unpack_from("<II", file.read(16), 8)
+            for other, says in ((minor + 1, "newer"), (0, "older")):
+                file.seek(12)
+                file.write(struct.pack("<I", other))
+                file.flush()
+                found = self.doctor(name)
+                self.assert_found(found, "publication", "warn", f"format {major}.{other}, this tenon has {major}.{minor}")
+                self.assert_found(found, "publication", "warn", f"the publisher's Tenon is {says}")
 
     def test_damaged(self):
         name = self.segment(pattern(8192))
@@ -244,7 +327,8 @@ class Gpus(DoctorCase):
         self.assert_found(found, "ipc-memory", "fail", "the exporter did not answer within 5 s")
         self.assert_found(found, "driver", "ok", "CUDA")
         found = self.on(expect=1, TENON_SIM_DEVICES="99")  # the simulator refuses by abort()
-        self.assert_found(found, "driver", "fail", "was ended by signal 6")
+        self.assert_found(found, "driver", "fail", "the process that asks CUDA was ended by signal 6")
+        self.assert_found(found, "driver", "fail", "LD_LIBRARY_PATH")
 
     def test_a_publication_on_a_device_that_is_hidden(self):
         name = unique_name()

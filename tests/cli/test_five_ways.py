@@ -4,10 +4,9 @@ import json
 import os
 import pathlib
 import re
-import signal
 import struct
 
-from support import UID, Case, PrivateShm, pattern, run, segment_path, unique_name
+from support import UID, Case, PrivateShm, pattern, run, segment_path, skip_or_fail, unique_name
 
 SMALL = [("layer.0.weight", "F32", [2, 2], pattern(16))]
 ERRORS = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "errors.md").read_text()
@@ -35,13 +34,8 @@ class FiveWays(Case):
 
     def test_the_publisher_is_killed_while_a_reader_waits(self):
         name = unique_name()
-        serve = self.serve(self.file(SMALL), name)
-        dump = self.start("dump", name, self.path("o"), "--version", "2", "--timeout", "50s")
-        self.wait_for_subscriber(name)
-        serve.send(signal.SIGKILL)
-        self.assertEqual(dump.wait(), 5)
+        serve, dump = self.publisher_killed_under_a_dump(name, self.file(SMALL))
         self.assert_told(dump.stderr(), "PublisherGone", name, f"process {serve.pid}", "died", "attach again")
-        self.assertFalse(os.path.exists(self.path("o")))
         self.doctor_says(name, "stale", serve.pid, "start the publisher again", "tenon gc")
 
     def test_dev_shm_is_full(self):
@@ -54,13 +48,13 @@ class FiveWays(Case):
 
     def test_it_is_another_users(self):
         if UID != 0:
-            self.skipTest("becoming another user takes root")
+            skip_or_fail("becoming another user takes root")
         name = unique_name()
         theirs = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
         try:
             run("--version", **theirs)
         except PermissionError as error:
-            self.skipTest(f"cannot run as another user: {error}")
+            skip_or_fail(f"cannot run as another user: {error}")
         self.serve(self.file(SMALL), name)
         done = self.run_tenon("get", name, "layer.0.weight", "--owner", UID, expect=6, **theirs)
         self.assert_told(done.stderr, "NotYours", segment_path(name), "Permission denied")

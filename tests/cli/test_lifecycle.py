@@ -71,27 +71,20 @@ class Ending(Case):
 class Dying(Case):
     def test_killed_publisher_ends_a_waiting_dump_with_5(self):
         name = unique_name()
-        serve = self.serve(self.file(SMALL), name)
-        dump = self.start("dump", name, self.path("o"), "--version", "2", "--timeout", "50s")
-        self.wait_for_subscriber(name)
-        serve.send(signal.SIGKILL)
-        self.assertEqual(dump.wait(), 5)
+        serve, dump = self.publisher_killed_under_a_dump(name, self.file(SMALL))
         self.assertIn(str(serve.pid), dump.stderr())
-        self.assertFalse(os.path.exists(self.path("o")))
 
     def test_closing_publisher_ends_a_waiting_dump_with_5(self):
         name = unique_name()
         serve = self.serve(self.file(SMALL), name)
-        dump = self.start("dump", name, self.path("o"), "--version", "2", "--timeout", "50s")
-        self.wait_for_subscriber(name)
+        dump = self.waiting_dump(name)
         self.assertEqual(serve.stop(), 0)
         self.assertEqual(dump.wait(), 5)
 
     def test_killed_subscriber_is_forgotten(self):
         name = unique_name()
         serve = self.serve(self.file(SMALL), name, "--versions", "2", "--interval", "3s")
-        dump = self.start("dump", name, self.path("o"), "--version", "9", "--timeout", "50s")
-        self.wait_for_subscriber(name)
+        dump = self.waiting_dump(name, 9)
         dump.send(signal.SIGKILL)
         dump.wait()
         self.assertIn("version=2 ", serve.line())

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 
-from support import PATIENCE, TENON, Case, pattern, run, unique_name
+from support import PATIENCE, TENON, Case, environment, pattern, run, unique_name
 
 SMALL = [("a", "F32", [2, 2], pattern(16))]
 
@@ -15,10 +15,10 @@ SMALL = [("a", "F32", [2, 2], pattern(16))]
 class OnATerminal:
     """A `tenon` whose standard error is a terminal."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, **more):
         self.master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            [TENON, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=slave
+            [TENON, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=slave, **more
         )
         os.close(slave)
         self.text = b""
@@ -53,8 +53,8 @@ def on_screen(text):
 
 
 class Shown(Case):
-    def terminal(self, *arguments):
-        terminal = OnATerminal(*arguments)
+    def terminal(self, *arguments, **more):
+        terminal = OnATerminal(*arguments, **more)
         self.addCleanup(terminal.clean_up)
         return terminal
 
@@ -82,6 +82,23 @@ class Shown(Case):
         send.read(b"tenon: waiting for '")
         send.process.send_signal(signal.SIGTERM)
         self.assertEqual(on_screen(send.read()), b"")
+
+    def dump_to_a_slow_disk(self, *arguments):
+        library = os.environ.get("TENON_TEST_SLOW_FSYNC")
+        if not library:
+            self.skipTest("nothing to preload in this build")
+        name = unique_name()
+        self.serve(self.file(SMALL), name, "--memory", "host")
+        dump = self.terminal("dump", name, self.path("o"), *arguments, env=environment(LD_PRELOAD=library))
+        text = dump.read()
+        self.assertEqual((dump.process.wait(PATIENCE), on_screen(text)), (0, b""))
+        return text
+
+    def test_syncing_is_shown_and_wiped(self):
+        self.assertIn(b"\r\033[Ktenon: syncing (2 s)", self.dump_to_a_slow_disk())
+
+    def test_syncing_quietly(self):
+        self.assertEqual(self.dump_to_a_slow_disk("--quiet"), b"")
 
     def test_quiet_is_quiet(self):
         for arguments in (

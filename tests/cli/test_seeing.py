@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pty
+import random
 import re
 import select
 import signal
@@ -33,9 +34,7 @@ class Seeing(Case):
 
     def subscriber(self):
         """Holds a place and waits."""
-        process = self.start("dump", self.name, self.path("o"), "--version", "2", "--timeout", "50s")
-        self.wait_for_subscriber(self.name)
-        return process
+        return self.waiting_dump(self.name)
 
     def scribble(self, byte=0xFF):
         """Nonsense in all statistics, as a subscriber that means harm could write it."""
@@ -272,18 +271,23 @@ class Metrics(Seeing):
         families = parse_metrics(self, self.run_tenon("metrics").stdout)
         self.assertEqual(self.of(families, "tenon_publication_state", state="stale"), [1])
 
-    def ask(self, port, raw, timeout=PATIENCE):
-        with socket.create_connection(("127.0.0.1", port), timeout) as s:
-            s.sendall(raw)
-            answer = b""
-            while True:
-                try:
-                    more = s.recv(65536)
-                except ConnectionResetError:
-                    more = b""
-                if not more:
-                    return answer.decode()
-                answer += more
+    def ask(self, port, raw, shut=False):
+        """All of the answer; "" when the connection is closed without one."""
+        answer = b""
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as s:
+            try:
+                s.sendall(raw)
+                if shut:
+                    s.shutdown(socket.SHUT_WR)
+                while more := s.recv(65536):
+                    answer += more
+            except ConnectionError:
+                self.assertEqual(answer, b"", "a reset in the middle of an answer")
+        return answer.decode()
+
+    def get(self, port, host="localhost", target="/metrics"):
+        """The status of a request."""
+        return int(self.ask(port, f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()).split(" ")[1])
 
     def listen(self, address="127.0.0.1:0"):
         server = self.start("metrics", "--listen", address)
@@ -294,37 +298,91 @@ class Metrics(Seeing):
     def test_served(self):
         self.publication()
         server, port = self.listen()
-        answer = self.ask(port, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = self.ask(port, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         head, body = answer.split("\r\n\r\n", 1)
         self.assertTrue(head.startswith("HTTP/1.1 200 OK\r\n"), head)
         self.assertIn("Content-Type: text/plain; version=0.0.4", head)
         self.assertIn(f"Content-Length: {len(body)}\r\n", head + "\r\n")
         self.assertEqual(self.of(parse_metrics(self, body), "tenon_publication_version"), [1])
-        head, body = self.ask(port, b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n").split("\r\n\r\n", 1)
+        head, body = self.ask(port, b"HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").split("\r\n\r\n", 1)
         self.assertEqual((head.split(" ")[1], body), ("200", ""))
+        self.assertRegex(head, r"\r\nContent-Length: [1-9]\d+(\r\n|$)")  # what GET would have
         self.assertEqual(server.stop(), 130)
 
     def test_a_port_alone_is_loopback(self):
         self.listen("0")
 
+    def test_query_strings_are_ignored(self):
+        _, port = self.listen()
+        for target, status in (("/metrics?", 200), ("/metrics?x=/y", 200), ("/metricsx", 404), ("/?/metrics", 404)):
+            self.assertEqual(self.get(port, target=target), status, target)
+
+    def test_on_loopback_names_of_other_hosts_are_refused(self):
+        """A page whose name was made to lead here (DNS rebinding) sends its own name."""
+        _, port = self.listen()
+        for host in ("localhost", "LocalHost:9464", "127.0.0.1", "127.0.0.1:9464", "[::1]", "[::1]:9464", "10.1.2.3"):
+            self.assertEqual(self.get(port, host), 200, host)
+        for host in ("", "evil.example", "evil.example:9464", "localhost.evil.example", "127.0.0.1.evil.example", "[::1", "1.2.3"):
+            self.assertEqual(self.get(port, host), 421, host)
+
+    def test_elsewhere_any_host_is_served(self):
+        server = self.start("metrics", "--listen", "0.0.0.0:0")
+        port = int(server.line().rsplit(":", 1)[1].split("/")[0])
+        self.assertEqual(self.get(port, "node7.example:9464"), 200)
+
     def test_bad_requests_are_refused_and_the_server_goes_on(self):
         server, port = self.listen()
+        host = b"Host: localhost\r\n"
         for raw, status in (
-            (b"GET / HTTP/1.1\r\n\r\n", 404),
-            (b"POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 413),
-            (b"DELETE /metrics HTTP/1.1\r\n\r\n", 405),
+            (b"GET / HTTP/1.1\r\n" + host + b"\r\n", 404),
+            (b"GET /metrics HTTP/1.1\r\n\r\n", 400),
+            (b"GET /metrics HTTP/1.1\r\n" + host + b"Host: evil.example\r\n\r\n", 400),
+            (b"POST /metrics HTTP/1.1\r\n" + host + b"Content-Length: 3\r\n\r\nabc", 413),
+            (b"DELETE /metrics HTTP/1.1\r\n" + host + b"\r\n", 405),
             (b"nonsense\r\n\r\n", 400),
-            (b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 20000 + b"\r\n\r\n", 431),
-            (os.urandom(500) + b"\r\n\r\n", 400),
+            (b"GET /metrics HTTP/1.1\r\nX: " + b"x" * (8 << 20) + b"\r\n\r\n", 431),
+            (random.Random(1).randbytes(500) + b"\r\n\r\n", 400),
         ):
             answer = self.ask(port, raw)
-            if answer:  # a reset can overtake it when not all was read
-                self.assertEqual(answer.split(" ")[1], str(status), (raw[:40], answer))
-        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
-        for s in idle:
-            s.close()
-        wait_until(lambda: "200 OK" in self.ask(port, b"GET /metrics HTTP/1.0\r\n\r\n"), "an answer behind all these")
+            self.assertRegex(answer, rf"\AHTTP/1\.1 {status} ", raw[:40])
+            self.assertEqual("\r\nAllow: GET, HEAD\r\n" in answer, status == 405, answer)
+        self.assertRegex(self.ask(port, b"GET /metr", shut=True), r"\AHTTP/1\.1 400 ")
+        self.assertEqual(self.ask(port, b"", shut=True), "")
+        self.assertIn("200 OK", self.ask(port, b"GET /metrics HTTP/1.0\r\n\r\n"))
         self.assertIsNone(server.process.poll())
+
+    def idle(self, port, count):
+        """Connections that ask for nothing."""
+        sockets = [socket.create_connection(("127.0.0.1", port), PATIENCE) for _ in range(count)]
+        for s in sockets:
+            self.addCleanup(s.close)
+        return sockets
+
+    def test_16_connections_at_a_time(self):
+        for others, answered in ((15, True), (16, False)):
+            _, port = self.listen()
+            begin = time.monotonic()
+            self.idle(port, others)
+            answer = self.ask(port, b"GET /metrics HTTP/1.0\r\n\r\n")
+            if time.monotonic() - begin < 4:  # else the idle ones may be gone
+                self.assertEqual("200 OK" in answer, answered, answer)
+                self.assertTrue(answered or answer == "", answer)
+
+    def test_those_who_do_not_ask_within_5_s_are_sent_away(self):
+        _, port = self.listen()
+        begin = time.monotonic()
+        sockets = self.idle(port, 16)
+        dripping = sockets[0]
+        try:
+            while not select.select([dripping], [], [], 0.5)[0]:  # until it is closed
+                self.assertLess(time.monotonic() - begin, PATIENCE, "its time never ends")
+                dripping.send(b"G")
+        except ConnectionError:
+            pass
+        for s in sockets[1:]:
+            self.assertEqual(s.recv(100), b"")
+        self.assertGreater(time.monotonic() - begin, 4)
+        wait_until(lambda: "200 OK" in self.ask(port, b"GET /metrics HTTP/1.0\r\n\r\n"), "their places")
 
     def test_addresses_that_are_none_are_2(self):
         for address in ("nonsense", "127.0.0.1", "1.2.3.4:x", "::1:80", "127.0.0.1:70000", ":80"):
@@ -458,6 +516,16 @@ class Trace(Seeing):
         self.assertIn(" lost=1 ", self.run_tenon("trace", "--merge", folder, "-o", out).stdout)
         with open(out) as file:
             json.load(file)
+
+    def test_verify_tells_how_long_it_compared(self):
+        self.publication()
+        folder = self.path("traces")
+        os.mkdir(folder)
+        self.run_tenon("verify", self.name, self.path("in.safetensors"), env=environment(TENON_TRACE=folder))
+        self.run_tenon("trace", "--merge", folder, "-o", self.path("t.json"))
+        with open(self.path("t.json")) as file:
+            events = [e for e in json.load(file)["traceEvents"] if e["name"] == "verify" and e["ph"] == "X"]
+        self.assertEqual([(e["args"]["version"], e["args"]["bytes"]) for e in events], [(1, BYTES)])
 
     def test_of_a_publication_that_goes_on(self):
         serve = self.publication()

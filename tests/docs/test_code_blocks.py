@@ -168,6 +168,7 @@ class CodeBlocks(unittest.TestCase):
         return CodeBlocks._prefix
 
     def environment(self):
+        """As of somebody who has installed this build: documents other than the README say just `tenon`."""
         return {
             **os.environ, "PATH": f"{BUILD}/bin:{os.environ['PATH']}", "CMAKE_PREFIX_PATH": str(self.prefix()),
             "CMAKE_GENERATOR": "Ninja", "CXX": COMPILER, "HOME": str(self.scratch),

@@ -1,7 +1,10 @@
 // Every status that every check of `tenon doctor` can come to, on machines that are made up.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
-#include <cli/doctor/check.hpp>
+#include <cli/doctor/collect.hpp>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <set>
@@ -35,6 +38,7 @@ Evidence sound() {
       {file::kLoad, "0.50 0.40 0.30 1/100 4242\n"},
       {file::kPidNamespace, "pid:[4026531836]"},
       {file::kIpcNamespace, "ipc:[4026531839]"},
+      {file::kUserNamespace, "user:[4026531837]"},
       {file::kHugePages, "always within_size [advise] never deny force\n"},
       {file::kClock, "tsc\n"},
       {file::kMemoryMax, "max\n"},
@@ -73,12 +77,19 @@ std::function<void(Evidence&)> no_file(const char* path) {
 std::function<void(Evidence&)> variable(const char* name, const char* value) {
   return [=](Evidence& e) { e.environment[name] = value; };
 }
-void no_gpu(Evidence& e) { e.gpus = {"", "", 0, 13000, {}, {}, ""}; }
+void no_gpu(Evidence& e) { e.gpus = {{}, "", 0, 13000, {}, {}, {}}; }
 void no_cuda(Evidence& e) { e.gpus = {}; }
 void untried(Evidence& e) { e.sharing = {"there is no room", false, false, false, false}; }
 void systemd_user(Evidence& e) {
   e.files[file::kSystemd] = "";
   e.uid = 1000;
+  e.user = "ada";
+}
+std::function<void(Evidence&)> logind(std::map<std::string, std::string> files) {
+  return [=](Evidence& e) {
+    systemd_user(e);
+    for (const auto& [path, text] : files) e.files[path] = text;
+  };
 }
 
 std::vector<Case> host_cases() {
@@ -122,11 +133,8 @@ std::vector<Case> host_cases() {
       {"remove-ipc", ok, "no systemd", nothing},
       {"remove-ipc", ok, "system user", file_of(file::kSystemd, "")},
       {"remove-ipc", warn, "RemoveIPC=no", systemd_user},
-      {"remove-ipc", ok, "RemoveIPC=no",
-       [](Evidence& e) {
-         systemd_user(e);
-         e.files[file::kLogind] = "[Login]\nRemoveIPC=no\n";
-       }},
+      {"remove-ipc", ok, "ada lingers", logind({{"/var/lib/systemd/linger/ada", ""}})},
+      {"remove-ipc", warn, "at logout", logind({{"/var/lib/systemd/linger/bob", ""}})},
       {"huge-pages", ok, "huge=advise", nothing},
       {"huge-pages", ok, "huge=always",
        file_of(file::kMounts, "tmpfs /dev/shm tmpfs rw,size=9k,huge=always,nodev 0 0\n")},
@@ -158,6 +166,17 @@ std::vector<Case> host_cases() {
       {"ipc-namespace", ok, "machine's own", nothing},
       {"ipc-namespace", warn, "--ipc=host", file_of(file::kIpcNamespace, "ipc:[4026532999]")},
       {"ipc-namespace", unknown, "cannot be read", no_file(file::kIpcNamespace)},
+      {"user-namespace", ok, "machine's own", nothing},
+      {"user-namespace", warn, "uid 1000 is 100999 outside",
+       [](Evidence& e) {
+         e.files[file::kUserNamespace] = "user:[4026532999]";
+         e.files[file::kUidMap] =
+             "         0       1000          1\n         1     100000      65536\n";
+         e.uid = 1000;
+       }},
+      {"user-namespace", warn, "uid 0 is nobody outside",
+       file_of(file::kUserNamespace, "user:[4026532999]")},
+      {"user-namespace", unknown, "cannot be read", no_file(file::kUserNamespace)},
       {"proc", ok, "shows processes", nothing},
       {"proc", ok, "shows", file_of(file::kMounts, "proc /proc proc rw,hidepid=0 0 0\n")},
       {"proc", warn, "hidepid", file_of(file::kMounts, "proc /proc proc rw,hidepid=2 0 0\n")},
@@ -188,15 +207,27 @@ std::vector<Case> cuda_cases() {
   constexpr auto warn = Status::warn;
   constexpr auto fail = Status::fail;
   constexpr auto unknown = Status::not_checked;
-  const auto hung = [](Evidence& e) { e.gpus.trouble = "did not answer within 30 s"; };
-  const auto unprobed = [](Evidence& e) { e.gpus.probe_trouble = "the importer did not answer"; };
+  using Kind = Trouble::Kind;
+  const auto asking = [](Kind kind, const char* what) {
+    return [=](Evidence& e) { e.gpus = {{kind, what, "it"}, "", 0, 0, {}, {}, {}}; };
+  };
+  const auto probing = [](Kind kind, const char* what) {
+    return [=](Evidence& e) { e.gpus.probe = {kind, what, "the importer"}; };
+  };
+  const auto unprobed = probing(Kind::silent, "did not answer");
   const auto hidden = [](Evidence& e) {
     e.gpus.all.clear();
     e.environment["CUDA_VISIBLE_DEVICES"] = "";
   };
   return {
       {"driver", ok, "580.159.04, for CUDA 13.0", nothing},
-      {"driver", fail, "dmesg", hung},
+      {"driver", fail, "NVRM", asking(Kind::silent, "did not answer within 30 s")},
+      {"driver", fail, "--timeout", asking(Kind::silent, "did not answer within 30 s")},
+      {"driver", fail, "LD_PRELOAD", asking(Kind::crashed, "was ended by signal 11")},
+      {"driver", fail, "it was ended by signal 11",
+       asking(Kind::crashed, "was ended by signal 11")},
+      {"driver", fail, "standard error", asking(Kind::odd, "ended with exit code 1")},
+      {"driver", warn, "ulimit -u", asking(Kind::not_started, "was not started: EAGAIN")},
       {"driver", fail, "libcuda.so.1", no_gpu},
       {"driver", unknown, "host memory only",
        [](Evidence& e) {
@@ -238,6 +269,8 @@ std::vector<Case> cuda_cases() {
       {"ipc-memory", fail, "GPU 1: cudaErrorMapBufferObjectFailed",
        [](Evidence& e) { e.gpus.all[1].memory_trouble = "cudaErrorMapBufferObjectFailed"; }},
       {"ipc-memory", fail, "the importer did not answer", unprobed},
+      {"ipc-memory", fail, "the memory limit", probing(Kind::crashed, "was ended by signal 9")},
+      {"ipc-memory", warn, "ulimit -u", probing(Kind::not_started, "was not started: EAGAIN")},
       {"ipc-memory", unknown, "no GPU", no_gpu},
       {"ipc-events", ok, "saw one pass", nothing},
       {"ipc-events", warn, "GPU 0: not supported",
@@ -343,6 +376,63 @@ TEST(Doctor, SurvivesKnowingNothing) {
     for (const Check& check : *group) EXPECT_FALSE(check.ask(nothing_known).detail.empty());
 }
 
+// The files of a machine below another root.
+class MachineAt {
+ public:
+  MachineAt() : root_(testing::TempDir() + "machine." + std::to_string(::getpid())) {}
+  ~MachineAt() { std::filesystem::remove_all(root_); }
+  MachineAt(const MachineAt&) = delete;
+  MachineAt& operator=(const MachineAt&) = delete;
+  void write(const std::string& path, const std::string& text) const {
+    std::filesystem::create_directories(std::filesystem::path(root_ + path).parent_path());
+    std::ofstream(root_ + path) << text;
+  }
+  [[nodiscard]] std::string says_of_remove_ipc() const {
+    Evidence evidence;
+    evidence.uid = 1000;
+    evidence.user = "ada";
+    evidence.files = files_of(root_, evidence.user);
+    for (const Check& check : host_checks())
+      if (std::string(check.name) == "remove-ipc") return check.ask(evidence).detail;
+    return "";
+  }
+
+ private:
+  std::string root_;
+};
+
+TEST(Doctor, ReadsLogindsFilesAsSystemdDoes) {
+  const std::string kStays = "RemoveIPC=no";
+  const std::string kGoes = "systemd removes this user's /dev/shm objects at logout";
+  const MachineAt machine;
+  const auto expect = [&](const std::string& says) {
+    EXPECT_EQ(machine.says_of_remove_ipc(), says);
+  };
+  expect("no systemd here");
+  machine.write("/run/systemd/system/unit", "");
+  expect(kGoes);
+  machine.write("/usr/lib/systemd/logind.conf", "[Login]\n  RemoveIPC = false \n");
+  expect(kStays);
+  machine.write("/etc/systemd/logind.conf", "[Login]\n#RemoveIPC=no\n;RemoveIPC=no\n");
+  expect(kGoes);  // one logind.conf alone is read
+  machine.write("/usr/lib/systemd/logind.conf.d/50-x.conf", "[Login]\nRemoveIPC=0\n");
+  expect(kStays);  // drop-ins of every folder
+  machine.write("/run/systemd/logind.conf.d/60-y.conf", "[Login]\nRemoveIPC=on\n");
+  expect(kGoes);  // the last name counts
+  machine.write("/etc/systemd/logind.conf.d/40-z.conf", "[Login]\nRemoveIPC=no\n");
+  expect(kGoes);  // and not the folder
+  machine.write("/etc/systemd/logind.conf.d/60-y.conf", "");
+  expect(kStays);  // but a file of /etc hides its namesake
+  machine.write("/etc/systemd/logind.conf.d/70.conf", "[Sleep]\nRemoveIPC=yes\n");
+  machine.write("/etc/systemd/logind.conf.d/80.txt", "[Login]\nRemoveIPC=yes\n");
+  machine.write("/etc/systemd/logind.conf.d/90.conf", "[Login]\nRemoveIPC=perhaps\nRemoveIPC=\n");
+  expect(kStays);  // another section, no drop-in, no boolean
+  machine.write("/etc/systemd/logind.conf.d/95.conf", "[Login]\nRemoveIPC=no\nRemoveIPC=YES\n");
+  expect(kGoes);
+  machine.write("/var/lib/systemd/linger/ada", "");
+  expect("ada lingers");
+}
+
 struct PublicationCase {
   const char* state;
   Status status;
@@ -380,6 +470,10 @@ TEST(Doctor, JudgesAPublication) {
          p.device = "GPU-1";
          p.driver = 12040;
        }},
+      {"ready", Status::warn, "format 1.0, this tenon has 1.2: can be attached to",
+       [](Publication& p, Evidence&) { p.minor = 0; }},
+      {"ready", Status::warn, "until this one is updated",
+       [](Publication& p, Evidence&) { p.minor = format::kMinor + 1; }},
   };
   for (const PublicationCase& c : cases) {
     SCOPED_TRACE(std::string(c.state) + ": " + c.says);

@@ -92,12 +92,14 @@ TEST(Progress, IsSilentWhenNotWanted) {
 
 TEST(Waiting, CountsSecondsUntilItEnds) {
   const Terminal terminal;
+  const auto begun = std::chrono::steady_clock::now();
   Waiting waiting("waiting for 'policy'", true);
   std::string shown;
   while (shown.find("(2 s)") == std::string::npos) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));  // between two looks
     shown += terminal.shown();
   }
+  EXPECT_GE(std::chrono::steady_clock::now() - begun, std::chrono::seconds(2));
   EXPECT_EQ(shown.find(std::string(kWiped) + "tenon: waiting for 'policy' (1 s)"), 0U) << shown;
   waiting.end();
   EXPECT_EQ(terminal.shown(), kWiped);
