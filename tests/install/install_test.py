@@ -53,6 +53,8 @@ def prefix(at):
     run("cmake", "--install", at.build, "--config", at.config, "--prefix", at.prefix)
     expect((at.prefix / "include/tenon/subscriber.hpp").exists(), "subscriber.hpp was not installed")
     leaked = [path for path in at.prefix.rglob("*.cmake") if str(at.source) in path.read_text()]
+    folders = [path for path in at.prefix.rglob("tenon-client.cmake") if "INTERFACE_INCLUDE_DIRECTORIES" in path.read_text()]
+    expect(folders, "CMake 3.22 finds the headers, without file sets")
     expect(not leaked, f"package files that lead back to the source tree: {leaked}")
 
 
@@ -144,6 +146,45 @@ def client_cuda(at):
         expect(run(build / "client", timeout=30) == "NotFound\n", "the client starts and looks a name up")
         needed = run("objdump", "-p", build / "client")
         expect("libcuda" not in needed, "the driver's library is linked", needed)
+
+
+def components(at):
+    """Where none of the optional packages is: the client is found all the same, the rest says what it is short of."""
+    absent = [f"-DCMAKE_DISABLE_FIND_PACKAGE_{package}=ON" for package in ("CUDAToolkit", "Gloo", "OpenSSL")]
+    build, cuda = at.work / "components", (at.prefix / "include/tenon/cuda.hpp").exists()
+
+    def configure(asked, *more):
+        """What configuring says, without line breaks; whether it succeeds."""
+        shutil.rmtree(build, ignore_errors=True)
+        command = ["cmake", "-S", at.source / "tests/install/client", "-B", build, "-G", "Ninja", f"-DCOMPONENTS={asked}",
+                   f"-DCMAKE_PREFIX_PATH={at.prefix}", f"-DCMAKE_CXX_COMPILER={at.compiler}", *more]
+        print("+", *command, flush=True)
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120)
+        return " ".join((done.stdout + done.stderr).split()), done.returncode == 0
+
+    def targets(said):
+        return re.findall(r"has tenon::(\w+)", said)
+
+    said, found = configure("", *absent)
+    expect(found and targets(said)[0] == "client", "the client is found by a bare find_package()", said)
+    lacking = ({"cuda": "CUDAToolkit 13.0", "tenon": "CUDAToolkit 13.0"} if cuda else {}) | ({"relay": "Gloo"} if at.relay else {})
+    for name, package in lacking.items():
+        if name == "tenon" and name in targets(said):
+            continue  # a shared library brings it
+        expect(name not in targets(said), f"tenon::{name} is there, {package} is not", said)
+        expect(re.search(rf"tenon::{name} needs [^;]*{package}", said), f"it tells why there is no tenon::{name}", said)
+        asked, found = configure(name, *absent)
+        expect(not found, f"tenon::{name} is found without {package}", asked)
+        expect(re.search(rf"tenon::{name} needs [^;]*{package}", asked), f"it tells what tenon::{name} needs", asked)
+    said, found = configure("client;wheel")
+    expect(not found and "built without tenon::wheel" in said, "a component that there is not", said)
+    if at.relay:
+        said, found = configure("relay")
+        expect(found and targets(said) == ["client", "tenon", "relay"], "what is asked for, what it needs, no more", said)
+    said, found = configure("client", *absent)
+    expect(found and targets(said) == ["client"], "the client alone", said)
+    run("cmake", "--build", build)
+    run(build / "client", timeout=30)
 
 
 def pkg_config(at):
@@ -293,6 +334,7 @@ CHECKS = {
     "client_gcc": lambda at: client(at, "g++"),
     "client_clang": lambda at: client(at, "clang++"),
     "client_cuda": client_cuda,
+    "components": components,
     "pkg_config": pkg_config,
     "subproject": subproject,
     "tarball": tarball,
