@@ -222,35 +222,46 @@ def pkg_config(at):
     hand_over(at.work / "pc-tenon", at.examples / "engine")
 
 
+def subproject_by(at, name, *options):
+    """Tenon's sources in another project: that gets its targets, and no more."""
+    build, installed = at.work / name, at.work / f"{name}-prefix"
+    for folder in (build, installed):
+        shutil.rmtree(folder, ignore_errors=True)
+    launchers = [f"-DCMAKE_{language}_COMPILER_LAUNCHER=ccache" for language in ("CXX", "CUDA") if shutil.which("ccache")]
+    run("cmake", "-S", at.source / "tests/install/subproject", "-B", build, "-G", "Ninja", f"-DTENON_SOURCE={at.source}",
+        f"-DCMAKE_CXX_COMPILER={at.compiler}", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON", *launchers, *options)
+    run("cmake", "--build", build, "-j", "2", timeout=600)
+    shown = run("cmake", "-LA", "-N", build)
+    variables = re.findall(r"^(\w+):(?!STATIC|INTERNAL)", shown, re.MULTILINE)
+    known = r"TENON_|CMAKE_|FETCHCONTENT_|ADD$|[A-Za-z_0-9]+_DIR$|(OPENSSL|Boost|pkgcfg|PKG_CONFIG|CUDA|CUDAToolkit)_"
+    strange = [variable for variable in variables if not re.match(known, variable)]
+    expect(not strange, f"options that the parent gets: {strange}", shown)
+    expect("\nCMAKE_BUILD_TYPE:STRING=\n" in shown, "the parent's build type stays its own", shown)
+    expect("Total Tests: 0" in run("ctest", "-N", "--test-dir", build), "the parent gets no tests")
+    built = {path.name for path in build.rglob("*") if path.is_file() and os.access(path, os.X_OK)}
+    programs = {name for name in built if re.search(r"tenon|test|bench|demo|_engine|_trainer", name)}
+    with_cuda = {"parent_cuda_engine"} if "-DTENON_CUDA=ON" in options else set()
+    expect(programs == {"parent_engine", "parent_trainer"} | with_cuda, f"programs that were built: {programs}")
+    of_parent = [c["command"] for c in json.loads((build / "compile_commands.json").read_text())
+                 if "/examples/" in c["file"]]
+    expect(len(of_parent) == 2 and not any(" -W" in command for command in of_parent),
+           "no flags of Tenon's own for the parent", of_parent)
+    run("cmake", "--install", build, "--prefix", installed)
+    files = sorted(str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file())
+    expect(files == ["bin/parent_engine"], f"the parent installs its own: {files}")
+    hand_over(build / "parent_trainer", build / "parent_engine")
+    if with_cuda:
+        expect(run(build / "parent_cuda_engine", timeout=30) == "NotFound\n", "a client of GPU memory starts")
+
+
 def subproject(at):
-    """Tenon's sources in another project, by FetchContent and by add_subdirectory: that gets its targets, and no more."""
-    launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
     for add in ("OFF", "ON"):
-        build, installed = at.work / f"subproject-{add}", at.work / f"subproject-{add}-prefix"
-        for folder in (build, installed):
-            shutil.rmtree(folder, ignore_errors=True)
-        run("cmake", "-S", at.source / "tests/install/subproject", "-B", build, "-G", "Ninja", f"-DADD={add}",
-            f"-DTENON_SOURCE={at.source}", "-DTENON_CUDA=OFF", f"-DCMAKE_CXX_COMPILER={at.compiler}",
-            "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON", *launcher)
-        run("cmake", "--build", build, "-j", "2", timeout=600)
-        shown = run("cmake", "-LA", "-N", build)
-        options = re.findall(r"^(\w+):(?!STATIC|INTERNAL)", shown, re.MULTILINE)
-        known = r"TENON_|CMAKE_|FETCHCONTENT_|ADD$|[A-Za-z_0-9]+_DIR$|(OPENSSL|Boost|pkgcfg|PKG_CONFIG|OPENSSL)_"
-        strange = [option for option in options if not re.match(known, option)]
-        expect(not strange, f"options that the parent gets: {strange}", shown)
-        expect("\nCMAKE_BUILD_TYPE:STRING=\n" in shown, "the parent's build type stays its own", shown)
-        expect("Total Tests: 0" in run("ctest", "-N", "--test-dir", build), "the parent gets no tests")
-        built = {path.name for path in build.rglob("*") if path.is_file() and os.access(path, os.X_OK)}
-        programs = {name for name in built if re.search(r"tenon|test|bench|demo|_engine|_trainer", name)}
-        expect(programs == {"parent_engine", "parent_trainer"}, f"programs that were built: {programs}")
-        of_parent = [c["command"] for c in json.loads((build / "compile_commands.json").read_text())
-                     if "/examples/" in c["file"]]
-        expect(len(of_parent) == 2 and not any(" -W" in command for command in of_parent),
-               "no flags of Tenon's own for the parent", of_parent)
-        run("cmake", "--install", build, "--prefix", installed)
-        files = sorted(str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file())
-        expect(files == ["bin/parent_engine"], f"the parent installs its own: {files}")
-        hand_over(build / "parent_trainer", build / "parent_engine")
+        subproject_by(at, f"subproject-{add}", f"-DADD={add}", "-DTENON_CUDA=OFF")
+
+
+def subproject_cuda(at):
+    """By FetchContent; for one architecture and without the relay, which add nothing here but minutes."""
+    subproject_by(at, "subproject-cuda", "-DTENON_CUDA=ON", "-DTENON_CUDA_ARCHITECTURES=90-real", "-DTENON_RELAY=OFF")
 
 
 def cpack(at, generator, pattern):
@@ -337,6 +348,7 @@ CHECKS = {
     "components": components,
     "pkg_config": pkg_config,
     "subproject": subproject,
+    "subproject_cuda": subproject_cuda,
     "tarball": tarball,
     "deb": deb,
     "headers_alone": headers_alone,
