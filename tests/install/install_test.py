@@ -315,6 +315,10 @@ def deb(at):
         for need in needs:
             expect(need in depends[name], f"{name} depends on {need}", depends[name])
 
+    chosen = re.search(r"^TENON_PACKAGE_MAINTAINER:STRING=(.*)$", (at.build / "CMakeCache.txt").read_text(), re.MULTILINE)[1]
+    maintainers = {run("dpkg-deb", "-f", path, "Maintainer").strip() for path in packages.values()}
+    expect(maintainers == {chosen}, f"the maintainer is who was chosen, {chosen}: {maintainers}")
+
     done = subprocess.run(["unshare", "--mount", "--pid", "--fork", "--kill-child", "true"], capture_output=True, text=True)
     if done.returncode != 0:
         cannot(f"namespaces are not to be had here ({done.stderr.strip()})")
