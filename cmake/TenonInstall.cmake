@@ -13,6 +13,15 @@ foreach(target ${TENON_TARGETS})
     INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})  # for CMake before 3.23, which knows no file sets
   install(EXPORT tenon-${component} NAMESPACE tenon:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/tenon COMPONENT dev)
 endforeach()
+# All of that and no more: `cmake --build FOLDER --target tenon_installed` before `cmake --install FOLDER`.
+add_custom_target(tenon_installed DEPENDS ${TENON_TARGETS})
+if(TENON_BUILD_CLI)
+  add_dependencies(tenon_installed tenon_cli)
+  if(TARGET tenon_cli_files)
+    add_dependencies(tenon_installed tenon_cli_files)
+  endif()
+endif()
+
 get_target_property(kind tenon TYPE)
 set(TENON_NEEDS_tenon "")  # a shared library brings what it needs
 if(TENON_WITH_CUDA AND kind STREQUAL "STATIC_LIBRARY")
