@@ -14,6 +14,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "payload.hpp"
 #include "report.hpp"
 
 namespace tenon::bench {
@@ -22,6 +23,7 @@ namespace {
 constexpr std::size_t kWarmUp = 3;
 constexpr std::size_t kRounds = 30;
 constexpr std::uint64_t kMostTensors = 32768;
+const std::vector<std::uint64_t> kShape = {4096, 128};
 
 struct Described {
   Dtype dtype;
@@ -106,13 +108,6 @@ void compare(const Options& options, Report& report, const Layout& layout) {
                     json.samples.p50() / binary.samples.p50(), ""});
 }
 
-Layout synthetic(std::uint64_t tensors) {
-  std::vector<Parameter> parameters;
-  for (std::uint64_t i = 0; i < tensors; ++i)
-    parameters.push_back({fmt::format("layers.{}.weight", i), Dtype::bf16, {4096, 128}});
-  return plan(parameters);
-}
-
 }  // namespace
 
 nlohmann::json run_metadata(const Options& options) {
@@ -120,8 +115,8 @@ nlohmann::json run_metadata(const Options& options) {
   say("R13 descriptions, binary and JSON");
   for (const char* model : {"llama-3.2-1b", "llama-3.1-8b", "qwen3-30b-a3b"})
     compare(options, report, plan(model_parameters(model)));
-  compare(options, report, synthetic(1));
-  compare(options, report, synthetic(kMostTensors));
+  compare(options, report, uniform_model(1, kShape));
+  compare(options, report, uniform_model(kMostTensors, kShape));
   return std::move(report).json();
 }
 

@@ -95,6 +95,9 @@ void poison_slots(Publisher& publisher);
 [[nodiscard]] std::vector<Parameter> scaled_model(const std::string& model, std::uint64_t divisor,
                                                   std::optional<std::uint32_t> layers = {});
 
+/// So many bf16 tensors of one shape, as models have names for them.
+[[nodiscard]] Layout uniform_model(std::uint64_t tensors, const std::vector<std::uint64_t>& shape);
+
 /// How many buckets the model has at its real size with the default bucket size.
 [[nodiscard]] std::size_t natural_buckets(const std::string& model);
 

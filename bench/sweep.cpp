@@ -196,14 +196,7 @@ void run_buckets(const Options& options, Report& report, PlainCopies& copies,
   }
 }
 
-// --- Synthetic models ---
-
-Layout synthetic(std::uint64_t tensors, std::uint64_t bytes) {
-  std::vector<Parameter> parameters;
-  for (std::uint64_t i = 0; i < tensors; ++i)
-    parameters.push_back({fmt::format("layers.{}.weight", i), Dtype::bf16, {bytes / 2 / tensors}});
-  return plan(parameters);
-}
+// --- The same bytes in more and more tensors ---
 
 // Opening, touching and closing an object for each tensor, as a reader of such a hand-off does.
 Row objects_row(const Options& options, const Layout& layout) {
@@ -257,9 +250,9 @@ nlohmann::json run_sizes(const Options& options) {
   report.set_option("bytes", bytes);
   std::vector<std::pair<double, double>> gathers;
   std::vector<std::pair<double, double>> objects;
-  PlainCopies copies(synthetic(1, bytes));
+  PlainCopies copies(uniform_model(1, {bytes / 2}));
   for (const std::uint64_t tensors : kTensors) {
-    const Layout layout = synthetic(tensors, bytes);
+    const Layout layout = uniform_model(tensors, {bytes / 2 / tensors});
     Payload payload(layout);
     Row row = row_of(fmt::format("R1 gather, {} tensors", tensors), layout);
     say(row.name);

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -32,8 +33,8 @@ CONTEXTS = SOURCE / "tests/docs/contexts"
 EXCUSED = {
     ("README.md", "scripts/demo"),
     ("README.md", "tenon relay send policy --listen 10.0.0.1:4711 --secret-file secret"),
-    ("README.md", "cmake --preset release && cmake --build --preset release"),
-    ("docs/install.md", "cmake --preset release && cmake --build --preset release"),
+    ("README.md", "cmake --preset release && cmake --build --preset release --target tenon_installed"),
+    ("docs/install.md", "cmake --preset release && cmake --build --preset release --target tenon_installed"),
     ("docs/install.md", "apt-get install g++-aarch64-linux-gnu qemu-user-static"),
     ("docs/install.md", "cd build/release && cpack"),
     ("docs/containers.md", "docker run -d --name trainer --user 1000:1000 --gpus all \\"),
@@ -112,14 +113,16 @@ def needs(block):
 
 def script_of(block):
     """The block as one bash script: what it starts in the background is waited for until it says something, and
-    ended with it. A background process that fails fails the block."""
+    ended with it. A background process that fails fails the block, unless the block kills it. A command whose comment
+    begins with `exit N` ends with N."""
+    ends = "0|143" + ("|137" if "kill -9" in block.text else "")
     lines = [
         "set -euo pipefail",
         "finish() {",
         "  local status=$? job",
         "  for job in $(jobs -p); do",
         "    local ended=0; kill -TERM $job 2>/dev/null || true; wait $job || ended=$?",
-        "    case $ended in 0|143) ;; *) echo \"what it started in the background ended with $ended\"; status=1 ;; esac",
+        f"    case $ended in {ends}) ;; *) echo \"what it started in the background ended with $ended\"; status=1 ;; esac",
         "  done",
         "  cat background.* 2>/dev/null || true; rm -f background.*; exit $status",
         "}",
@@ -130,6 +133,9 @@ def script_of(block):
         background = re.match(r"([^#]*\S)\s+&\s*(#.*)?$", line)
         if background:
             lines.append(f"{background[1]} > background.{number} 2>&1 & started background.{number} $!")
+        elif fails := re.match(r"(.*\S)\s+# exit (\d+)\b", line):
+            lines.append(f"ended=0; {fails[1]} || ended=$?")
+            lines.append(f"[[ $ended == {fails[2]} ]] || {{ echo 'not {fails[2]} but' $ended: {shlex.quote(fails[1])}; exit 1; }}")
         else:  # a failure left of && would not end the script
             lines += [line] if re.search(r"['\"]", line) else line.split(" && ")
     return "\n".join([*lines, ""])

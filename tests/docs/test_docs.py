@@ -1,6 +1,8 @@
-"""The documents say what the code says: tests that they name exist, errors are all listed."""
+"""The documents say what the code says: tests that they name exist, errors are all listed, options are those of the command;
+and links lead somewhere."""
 
 import fnmatch
+import functools
 import json
 import os
 import pathlib
@@ -10,6 +12,7 @@ import unittest
 
 SOURCE = pathlib.Path(os.environ["TENON_SOURCE_DIR"])
 BUILD = os.environ["TENON_BINARY_DIR"]
+TENON = pathlib.Path(BUILD) / "bin/tenon"
 WITH_ALL = os.environ["TENON_WITH_ALL"] == "1"  # GPU memory and the relay
 
 # As documents write them: Suite.Name, perhaps with what instantiates it, `*Part*`, test_name (Python).
@@ -123,6 +126,67 @@ class Errors(unittest.TestCase):
                 exits.update({name: numbers[result] for name in waiting})
                 waiting = []
         self.assertEqual({name: cells[0] for name, cells in self.rows.items()}, exits)
+
+
+def documents():
+    """What people read, without what is built or brought along."""
+    folders = ["", "docs", "examples", "tests/model"]
+    return sorted(path for folder in folders for path in (SOURCE / folder).glob("*.md"))
+
+
+class Links(unittest.TestCase):
+    @staticmethod
+    def prose(path):
+        return re.sub(r"(?ms)^```.*?^```", "", path.read_text())
+
+    def anchors(self, path):
+        found = set(re.findall(r'<a id="([^"]+)"', self.prose(path)))
+        for heading in re.findall(r"^#+ (.*)$", self.prose(path), re.MULTILINE):
+            words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+            found.add(re.sub(r"[^\w\- ]", "", words).replace(" ", "-"))
+        return found
+
+    def links(self, path):
+        return [link for link in re.findall(r"\]\(([^)\s]+)\)", self.prose(path)) if not re.match(r"https?:", link)]
+
+    def test_lead_somewhere(self):
+        seen = 0
+        for document in documents():
+            for link in self.links(document):
+                seen += 1
+                file, _, anchor = link.partition("#")
+                target = document.parent / file if file else document
+                with self.subTest(document=document.name, link=link):
+                    self.assertTrue(target.exists(), f"{document.name}: {link} leads nowhere")
+                    if anchor:
+                        self.assertIn(anchor, self.anchors(target), f"{document.name}: {link} has no such heading")
+        self.assertGreater(seen, 100, "are the links still found?")
+
+    def test_lead_from_the_readme_to_every_page(self):
+        pages = {f"docs/{path.name}" for path in (SOURCE / "docs").glob("*.md")}
+        self.assertEqual(pages - set(self.links(SOURCE / "README.md")), set())
+
+
+class Commands(unittest.TestCase):
+    """Options of `tenon` that documents write are those that its help has."""
+
+    @staticmethod
+    @functools.cache
+    def help_of(*words):
+        return subprocess.run([TENON, *words, "--help"], capture_output=True, text=True, check=True, timeout=60).stdout
+
+    @unittest.skipUnless(TENON.exists(), "the command is not in this build")
+    def test_have_the_options_that_documents_give_them(self):
+        names = re.findall(r"^  (\w+) ", self.help_of().split("Subcommands:")[1], re.MULTILINE)
+        seen = 0
+        for document in documents():
+            for name, rest in re.findall(rf"\btenon ({'|'.join(names)})\b((?: [^`|&#\n]*)?)", document.read_text()):
+                words = [name, *re.findall(r"^ (send|recv)\b", rest if name == "relay" else "")]
+                for option in re.findall(r"(?<!\S)(--[\w-]+)", rest):
+                    seen += 1
+                    with self.subTest(document=document.name, command=words, option=option):
+                        self.assertRegex(self.help_of(*words), rf"(?<![\w-]){option}(?![\w-])")
+        self.assertGreater(seen, 30, "are the commands still found?")
 
 
 if __name__ == "__main__":

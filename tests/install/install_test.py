@@ -53,6 +53,8 @@ def prefix(at):
     run("cmake", "--install", at.build, "--config", at.config, "--prefix", at.prefix)
     expect((at.prefix / "include/tenon/subscriber.hpp").exists(), "subscriber.hpp was not installed")
     leaked = [path for path in at.prefix.rglob("*.cmake") if str(at.source) in path.read_text()]
+    folders = [path for path in at.prefix.rglob("tenon-client.cmake") if "INTERFACE_INCLUDE_DIRECTORIES" in path.read_text()]
+    expect(folders, "CMake 3.22 finds the headers, without file sets")
     expect(not leaked, f"package files that lead back to the source tree: {leaked}")
 
 
@@ -146,6 +148,45 @@ def client_cuda(at):
         expect("libcuda" not in needed, "the driver's library is linked", needed)
 
 
+def components(at):
+    """Where none of the optional packages is: the client is found all the same, the rest says what it is short of."""
+    absent = [f"-DCMAKE_DISABLE_FIND_PACKAGE_{package}=ON" for package in ("CUDAToolkit", "Gloo", "OpenSSL")]
+    build, cuda = at.work / "components", (at.prefix / "include/tenon/cuda.hpp").exists()
+
+    def configure(asked, *more):
+        """What configuring says, without line breaks; whether it succeeds."""
+        shutil.rmtree(build, ignore_errors=True)
+        command = ["cmake", "-S", at.source / "tests/install/client", "-B", build, "-G", "Ninja", f"-DCOMPONENTS={asked}",
+                   f"-DCMAKE_PREFIX_PATH={at.prefix}", f"-DCMAKE_CXX_COMPILER={at.compiler}", *more]
+        print("+", *command, flush=True)
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120)
+        return " ".join((done.stdout + done.stderr).split()), done.returncode == 0
+
+    def targets(said):
+        return re.findall(r"has tenon::(\w+)", said)
+
+    said, found = configure("", *absent)
+    expect(found and targets(said)[0] == "client", "the client is found by a bare find_package()", said)
+    lacking = ({"cuda": "CUDAToolkit 13.0", "tenon": "CUDAToolkit 13.0"} if cuda else {}) | ({"relay": "Gloo"} if at.relay else {})
+    for name, package in lacking.items():
+        if name == "tenon" and name in targets(said):
+            continue  # a shared library brings it
+        expect(name not in targets(said), f"tenon::{name} is there, {package} is not", said)
+        expect(re.search(rf"tenon::{name} needs [^;]*{package}", said), f"it tells why there is no tenon::{name}", said)
+        asked, found = configure(name, *absent)
+        expect(not found, f"tenon::{name} is found without {package}", asked)
+        expect(re.search(rf"tenon::{name} needs [^;]*{package}", asked), f"it tells what tenon::{name} needs", asked)
+    said, found = configure("client;wheel")
+    expect(not found and "built without tenon::wheel" in said, "a component that there is not", said)
+    if at.relay:
+        said, found = configure("relay")
+        expect(found and targets(said) == ["client", "tenon", "relay"], "what is asked for, what it needs, no more", said)
+    said, found = configure("client", *absent)
+    expect(found and targets(said) == ["client"], "the client alone", said)
+    run("cmake", "--build", build)
+    run(build / "client", timeout=30)
+
+
 def pkg_config(at):
     """In a prefix that was moved, as an unpacked tarball is. Both without --static and with it."""
     if shutil.which("pkg-config") is None:
@@ -181,35 +222,46 @@ def pkg_config(at):
     hand_over(at.work / "pc-tenon", at.examples / "engine")
 
 
+def subproject_by(at, name, *options):
+    """Tenon's sources in another project: that gets its targets, and no more."""
+    build, installed = at.work / name, at.work / f"{name}-prefix"
+    for folder in (build, installed):
+        shutil.rmtree(folder, ignore_errors=True)
+    launchers = [f"-DCMAKE_{language}_COMPILER_LAUNCHER=ccache" for language in ("CXX", "CUDA") if shutil.which("ccache")]
+    run("cmake", "-S", at.source / "tests/install/subproject", "-B", build, "-G", "Ninja", f"-DTENON_SOURCE={at.source}",
+        f"-DCMAKE_CXX_COMPILER={at.compiler}", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON", *launchers, *options)
+    run("cmake", "--build", build, "-j", "2", timeout=600)
+    shown = run("cmake", "-LA", "-N", build)
+    variables = re.findall(r"^(\w+):(?!STATIC|INTERNAL)", shown, re.MULTILINE)
+    known = r"TENON_|CMAKE_|FETCHCONTENT_|ADD$|[A-Za-z_0-9]+_DIR$|(OPENSSL|Boost|pkgcfg|PKG_CONFIG|CUDA|CUDAToolkit)_"
+    strange = [variable for variable in variables if not re.match(known, variable)]
+    expect(not strange, f"options that the parent gets: {strange}", shown)
+    expect("\nCMAKE_BUILD_TYPE:STRING=\n" in shown, "the parent's build type stays its own", shown)
+    expect("Total Tests: 0" in run("ctest", "-N", "--test-dir", build), "the parent gets no tests")
+    built = {path.name for path in build.rglob("*") if path.is_file() and os.access(path, os.X_OK)}
+    programs = {name for name in built if re.search(r"tenon|test|bench|demo|_engine|_trainer", name)}
+    with_cuda = {"parent_cuda_engine"} if "-DTENON_CUDA=ON" in options else set()
+    expect(programs == {"parent_engine", "parent_trainer"} | with_cuda, f"programs that were built: {programs}")
+    of_parent = [c["command"] for c in json.loads((build / "compile_commands.json").read_text())
+                 if "/examples/" in c["file"]]
+    expect(len(of_parent) == 2 and not any(" -W" in command for command in of_parent),
+           "no flags of Tenon's own for the parent", of_parent)
+    run("cmake", "--install", build, "--prefix", installed)
+    files = sorted(str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file())
+    expect(files == ["bin/parent_engine"], f"the parent installs its own: {files}")
+    hand_over(build / "parent_trainer", build / "parent_engine")
+    if with_cuda:
+        expect(run(build / "parent_cuda_engine", timeout=30) == "NotFound\n", "a client of GPU memory starts")
+
+
 def subproject(at):
-    """Tenon's sources in another project, by FetchContent and by add_subdirectory: that gets its targets, and no more."""
-    launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
     for add in ("OFF", "ON"):
-        build, installed = at.work / f"subproject-{add}", at.work / f"subproject-{add}-prefix"
-        for folder in (build, installed):
-            shutil.rmtree(folder, ignore_errors=True)
-        run("cmake", "-S", at.source / "tests/install/subproject", "-B", build, "-G", "Ninja", f"-DADD={add}",
-            f"-DTENON_SOURCE={at.source}", "-DTENON_CUDA=OFF", f"-DCMAKE_CXX_COMPILER={at.compiler}",
-            "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON", *launcher)
-        run("cmake", "--build", build, "-j", "2", timeout=600)
-        shown = run("cmake", "-LA", "-N", build)
-        options = re.findall(r"^(\w+):(?!STATIC|INTERNAL)", shown, re.MULTILINE)
-        known = r"TENON_|CMAKE_|FETCHCONTENT_|ADD$|[A-Za-z_0-9]+_DIR$|(OPENSSL|Boost|pkgcfg|PKG_CONFIG|OPENSSL)_"
-        strange = [option for option in options if not re.match(known, option)]
-        expect(not strange, f"options that the parent gets: {strange}", shown)
-        expect("\nCMAKE_BUILD_TYPE:STRING=\n" in shown, "the parent's build type stays its own", shown)
-        expect("Total Tests: 0" in run("ctest", "-N", "--test-dir", build), "the parent gets no tests")
-        built = {path.name for path in build.rglob("*") if path.is_file() and os.access(path, os.X_OK)}
-        programs = {name for name in built if re.search(r"tenon|test|bench|demo|_engine|_trainer", name)}
-        expect(programs == {"parent_engine", "parent_trainer"}, f"programs that were built: {programs}")
-        of_parent = [c["command"] for c in json.loads((build / "compile_commands.json").read_text())
-                     if "/examples/" in c["file"]]
-        expect(len(of_parent) == 2 and not any(" -W" in command for command in of_parent),
-               "no flags of Tenon's own for the parent", of_parent)
-        run("cmake", "--install", build, "--prefix", installed)
-        files = sorted(str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file())
-        expect(files == ["bin/parent_engine"], f"the parent installs its own: {files}")
-        hand_over(build / "parent_trainer", build / "parent_engine")
+        subproject_by(at, f"subproject-{add}", f"-DADD={add}", "-DTENON_CUDA=OFF")
+
+
+def subproject_cuda(at):
+    """By FetchContent; for one architecture and without the relay, which add nothing here but minutes."""
+    subproject_by(at, "subproject-cuda", "-DTENON_CUDA=ON", "-DTENON_CUDA_ARCHITECTURES=90-real", "-DTENON_RELAY=OFF")
 
 
 def cpack(at, generator, pattern):
@@ -263,6 +315,10 @@ def deb(at):
         for need in needs:
             expect(need in depends[name], f"{name} depends on {need}", depends[name])
 
+    chosen = re.search(r"^TENON_PACKAGE_MAINTAINER:STRING=(.*)$", (at.build / "CMakeCache.txt").read_text(), re.MULTILINE)[1]
+    maintainers = {run("dpkg-deb", "-f", path, "Maintainer").strip() for path in packages.values()}
+    expect(maintainers == {chosen}, f"the maintainer is who was chosen, {chosen}: {maintainers}")
+
     done = subprocess.run(["unshare", "--mount", "--pid", "--fork", "--kill-child", "true"], capture_output=True, text=True)
     if done.returncode != 0:
         cannot(f"namespaces are not to be had here ({done.stderr.strip()})")
@@ -293,8 +349,10 @@ CHECKS = {
     "client_gcc": lambda at: client(at, "g++"),
     "client_clang": lambda at: client(at, "clang++"),
     "client_cuda": client_cuda,
+    "components": components,
     "pkg_config": pkg_config,
     "subproject": subproject,
+    "subproject_cuda": subproject_cuda,
     "tarball": tarball,
     "deb": deb,
     "headers_alone": headers_alone,

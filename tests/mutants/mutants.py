@@ -2,6 +2,7 @@
 """Breaks the code on purpose, one rule at a time, and checks that a test notices.
 
     tests/mutants/mutants.py [NAME ...]     all mutants, or those named; about half an hour on two cores
+    tests/mutants/mutants.py --check        only that each can be made in today's code (ctest: unit.mutants_apply)
 
 Removes all slots from /dev/shm as it goes: run it on a machine where nothing is published.
 
@@ -245,7 +246,7 @@ MUTANTS = [
     Mutant("device_asked_at_every_wake", "few calls per step", "include/tenon/detail/wait.hpp",
            "if (!slice.passed() && !deadline.passed()) continue;", "", "cuda_calls_test", "Waiting*"),
     Mutant("table_uploaded_every_step", "few calls per step", "lib/cuda_gather.cpp",
-           "if (is_current(plan, bucket, sources)) return plan;", "(void)&CudaGather::is_current;", "cuda_calls_test",
+           "if (!is_current(plans_[bucket], bucket, sources)) make_plan", "make_plan", "cuda_calls_test",
            "*PerStep*/InPlaceAdopt"),
     Mutant("pipe_waited_for", "5 nobody waits", "include/tenon/detail/shared_object.hpp",
            "how | O_NOFOLLOW | O_NONBLOCK |", "how | O_NOFOLLOW |",
@@ -340,11 +341,31 @@ def clean_up():
         left.unlink(missing_ok=True)
 
 
+def inapplicable(mutant, source):
+    """Why it cannot be made, or None."""
+    path = source / mutant.file
+    times = path.read_text().count(mutant.old) if path.is_file() else 0
+    if times != 1:
+        return f"NOT APPLICABLE: its text is in {mutant.file} {times} times"
+    if not list((source / "tests").rglob(f"{mutant.program}.cpp")):
+        return f"NOT APPLICABLE: there is no {mutant.program}"
+    return None
+
+
+def check_all():
+    """That each mutant can be made, under a name of its own. Exit status 1 if not."""
+    wrong = [f"{m.name:36} {why}" for m in MUTANTS if (why := inapplicable(m, ROOT))]
+    names = [mutant.name for mutant in MUTANTS]
+    wrong += [f"{name:36} is there twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    print("\n".join([*wrong, f"{len(MUTANTS)} mutants, {len(wrong)} of them wrong"]))
+    return 1 if wrong else 0
+
+
 def check(mutant, source, build):
+    if why := inapplicable(mutant, source):
+        return why
     path = source / mutant.file
     text = path.read_text()
-    if text.count(mutant.old) != 1:
-        return f"NOT APPLICABLE: its text is in {mutant.file} {text.count(mutant.old)} times"
     path.write_text(text.replace(mutant.old, mutant.new))
     try:
         status, output = run(["cmake", "--build", build, "-j2", "--target", mutant.program], 900)
@@ -362,6 +383,11 @@ def check(mutant, source, build):
 
 def main():
     wanted = sys.argv[1:]
+    if wanted == ["--check"]:
+        return check_all()
+    strange = set(wanted) - {mutant.name for mutant in MUTANTS}
+    if strange:
+        sys.exit(f"no such mutant: {', '.join(sorted(strange))}")
     source, build = WORK / "source", WORK / "build"
     if source.exists():
         shutil.rmtree(source)

@@ -349,6 +349,14 @@ TEST_F(LoadItemsRefuse, PartsThatAreNone) {
   EXPECT_EQ(all({"it", {kWide, 7}}), message("there is no parameter 7 among 7"));
 }
 
+TEST_F(LoadItemsRefuse, NamelessOnesByTheNameOfTheirFirstPart) {
+  EXPECT_EQ(all({"", {kWide}, 0, Slice{0, 2, 2}}),
+            "InvalidArgument: planning the load of 'wide': there is no slice 2 of 2; ranks count "
+            "from 0");
+  EXPECT_EQ(all({"", {7}}),
+            "InvalidArgument: planning the load of '': there is no parameter 7 among 7");
+}
+
 TEST_F(LoadItemsRefuse, SlicesThatAreNone) {
   EXPECT_EQ(all({"it", {kWide}, 0, Slice{0, 2, 2}}),
             message("there is no slice 2 of 2; ranks count from 0"));
