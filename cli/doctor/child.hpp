@@ -15,15 +15,15 @@ namespace tenon::cli::doctor {
 
 class Child {
  public:
-  /// Starts this program with `arguments`. Throws SystemError. Interrupted ends every wait for it,
-  /// once a signal was remembered (signals.hpp).
+  /// Starts this program with `arguments`. Throws SystemError.
   explicit Child(const std::vector<std::string>& arguments);
   /// Kills it, unless it has ended.
   ~Child();
   Child(const Child&) = delete;
   Child& operator=(const Child&) = delete;
 
-  /// The next line of its standard output; nothing when it ended or the deadline passed.
+  /// The next line of its standard output; nothing when it ended or the deadline passed. Throws
+  /// Interrupted once a signal was remembered (signals.hpp).
   [[nodiscard]] std::optional<std::string> line(const detail::Deadline& deadline);
   /// A line on its standard input. One that is gone is found by the next line().
   void send(const std::string& text) noexcept;

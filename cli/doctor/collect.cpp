@@ -37,9 +37,11 @@ std::optional<std::string> text_of(const std::string& path) {
   if (std::filesystem::is_directory(path, error)) return "";
   std::ifstream file(path);
   if (!file) return std::nullopt;
-  std::string text{std::istreambuf_iterator<char>(file), {}};  // may be empty
-  if (file.bad()) return std::nullopt;
-  return text;
+  try {
+    return std::string{std::istreambuf_iterator<char>(file), {}};  // may be empty
+  } catch (const std::ios_base::failure&) {                        // it can be opened and not read
+    return std::nullopt;
+  }
 }
 
 // Of this process's own group where there are groups below what is seen as the root.
@@ -54,15 +56,18 @@ std::optional<std::string> of_cgroup(const std::string& root, const std::string&
   return text_of(root + path);
 }
 
-// logind.conf and its drop-ins.
+// logind.conf and its drop-ins: no folders, nothing hidden.
 std::vector<std::string> logind_files(const std::string& root) {
   std::vector<std::string> found;
   for (const std::string path : file::kLogind) {
     found.push_back(path);
     std::error_code error;
-    for (const auto& entry : std::filesystem::directory_iterator(root + path + ".d", error))
-      if (entry.path().extension() == ".conf")
-        found.push_back(path + ".d/" + entry.path().filename().string());
+    std::filesystem::directory_iterator entry(root + path + ".d", error);
+    for (; !error && entry != end(entry); entry.increment(error)) {
+      const std::string name = entry->path().filename().string();
+      if (name.ends_with(".conf") && !name.starts_with('.') && !entry->is_directory(error))
+        found.push_back(path + ".d/" + name);
+    }
   }
   return found;
 }

@@ -56,21 +56,24 @@ void guarded(const char* who, Trouble& trouble, Ask ask) {
   }
 }
 
-void probe(Child& exporter, Duration timeout, Gpus& gpus) {
-  const auto handles = answer(exporter, timeout);
-  if (!handles) {
-    gpus.probe = no_answer("the exporter", exporter, timeout);
-    return;
-  }
+// What the exporter can say of each GPU: its free memory, and handles for the importer.
+std::optional<Json> handles_of(Child& exporter, Duration timeout, Gpus& gpus) {
+  std::optional<Json> handles = answer(exporter, timeout);
+  if (!handles) gpus.probe = no_answer("the exporter", exporter, timeout);
+  for (std::size_t i = 0; handles && i < gpus.all.size(); ++i)
+    gpus.all[i].free = handles->at(i).value("free", std::uint64_t{0});
+  return handles;
+}
+
+void open_handles(const Json& handles, Duration timeout, Gpus& gpus) {
   Child importer({"doctor", "--as", "importer"});
-  importer.send(handles->dump() + "\n");
+  importer.send(handles.dump() + "\n");
   const auto opened = answer(importer, timeout);
   if (!opened) {
     gpus.probe = no_answer("the importer", importer, timeout);
     return;
   }
   for (std::size_t i = 0; i < gpus.all.size(); ++i) {
-    gpus.all[i].free = handles->at(i).value("free", std::uint64_t{0});
     gpus.all[i].memory_trouble = opened->at(i).at("memory").get<std::string>();
     gpus.all[i].event_trouble = opened->at(i).at("event").get<std::string>();
   }
@@ -91,7 +94,10 @@ Gpus ask_gpus(Duration timeout) {
     }
     read_facts(*facts, gpus);
     if (gpus.all.empty()) return;
-    guarded("the importer", gpus.probe, [&] { probe(exporter, timeout, gpus); });
+    std::optional<Json> handles;
+    guarded("the exporter", gpus.probe, [&] { handles = handles_of(exporter, timeout, gpus); });
+    if (handles)
+      guarded("the importer", gpus.probe, [&] { open_handles(*handles, timeout, gpus); });
     if (!gpus.probe) exporter.finish(detail::Deadline(timeout));
   });
   return gpus;

@@ -1,5 +1,6 @@
 """tenon doctor: what it finds here and on simulated GPUs, in words and as JSON, by the exit codes it promises."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -118,7 +119,8 @@ class Host(DoctorCase):
             while not other and doctor.process.poll() is None:
                 other = self.sharer_of(doctor.pid)
             if other:
-                os.kill(other, signal.SIGSTOP)
+                with contextlib.suppress(ProcessLookupError):  # it may have ended
+                    os.kill(other, signal.SIGSTOP)
                 doctor.send(signal.SIGINT)
                 caught += doctor.wait() == 130  # else it was over already
             self.assertFalse(os.path.exists(f"/dev/shm/tenon-doctor.{UID}.{doctor.pid}"))

@@ -4,9 +4,11 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import struct
+import tempfile
 
-from support import UID, Case, PrivateShm, pattern, run, segment_path, skip_or_fail, unique_name
+from support import TENON, UID, Case, PrivateShm, pattern, run, segment_path, skip_or_fail, unique_name
 
 SMALL = [("layer.0.weight", "F32", [2, 2], pattern(16))]
 ERRORS = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "errors.md").read_text()
@@ -50,7 +52,12 @@ class FiveWays(Case):
         if UID != 0:
             skip_or_fail("becoming another user takes root")
         name = unique_name()
-        theirs = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+        # A copy: the build may lie where others cannot go.
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        os.chmod(folder.name, 0o755)
+        theirs = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": folder.name,
+                  "program": shutil.copy(shutil.which(TENON), folder.name)}  # fmt: skip
         try:
             run("--version", **theirs)
         except PermissionError as error:

@@ -178,6 +178,8 @@ class Commands(unittest.TestCase):
     @unittest.skipUnless(TENON.exists(), "the command is not in this build")
     def test_have_the_options_that_documents_give_them(self):
         names = re.findall(r"^  (\w+) ", self.help_of().split("Subcommands:")[1], re.MULTILINE)
+        if os.environ["TENON_WITH_RELAY"] == "0":
+            names.remove("relay")  # has no options then
         seen = 0
         for document in documents():
             for name, rest in re.findall(rf"\btenon ({'|'.join(names)})\b((?: [^`|&#\n]*)?)", document.read_text()):

@@ -417,6 +417,8 @@ TEST(Doctor, ReadsLogindsFilesAsSystemdDoes) {
   expect(kGoes);  // one logind.conf alone is read
   machine.write("/usr/lib/systemd/logind.conf.d/50-x.conf", "[Login]\nRemoveIPC=0\n");
   expect(kStays);  // drop-ins of every folder
+  machine.write("/etc/systemd/logind.conf.d/50-x.conf/file", "");
+  expect(kStays);  // what is no file hides no namesake
   machine.write("/run/systemd/logind.conf.d/60-y.conf", "[Login]\nRemoveIPC=on\n");
   expect(kGoes);  // the last name counts
   machine.write("/etc/systemd/logind.conf.d/40-z.conf", "[Login]\nRemoveIPC=no\n");
@@ -426,7 +428,9 @@ TEST(Doctor, ReadsLogindsFilesAsSystemdDoes) {
   machine.write("/etc/systemd/logind.conf.d/70.conf", "[Sleep]\nRemoveIPC=yes\n");
   machine.write("/etc/systemd/logind.conf.d/80.txt", "[Login]\nRemoveIPC=yes\n");
   machine.write("/etc/systemd/logind.conf.d/90.conf", "[Login]\nRemoveIPC=perhaps\nRemoveIPC=\n");
-  expect(kStays);  // another section, no drop-in, no boolean
+  machine.write("/etc/systemd/logind.conf.d/.98.conf", "[Login]\nRemoveIPC=yes\n");
+  machine.write("/etc/systemd/logind.conf.d/99.conf/file", "");
+  expect(kStays);  // another section, no drop-in, no boolean, a hidden file, a folder
   machine.write("/etc/systemd/logind.conf.d/95.conf", "[Login]\nRemoveIPC=no\nRemoveIPC=YES\n");
   expect(kGoes);
   machine.write("/var/lib/systemd/linger/ada", "");
