@@ -32,7 +32,6 @@ CONTEXTS = SOURCE / "tests/docs/contexts"
 # Blocks that no test runs, by document and first line. A new one needs a reason in its document and a line here.
 EXCUSED = {
     ("README.md", "scripts/demo"),
-    ("README.md", "tenon relay send policy --listen 10.0.0.1:4711 --secret-file secret"),
     ("README.md", "cmake --preset release && cmake --build --preset release --target tenon_installed"),
     ("docs/install.md", "cmake --preset release && cmake --build --preset release --target tenon_installed"),
     ("docs/install.md", "apt-get install g++-aarch64-linux-gnu qemu-user-static"),
