@@ -25,13 +25,15 @@ std::string last_word(const std::string& name) { return name.substr(name.rfind('
 
 // bash: what a command takes is data in one function, and the other, the same for all, reads it.
 
-// "text", "files", "publications" or "host,cuda".
+// "text", "files", "folders", "publications" or "host,cuda".
 std::string bash_offer(const Argument& argument) {
   switch (argument.offer) {
     case Offer::words:
       return fmt::format("{}", fmt::join(argument.words, ","));
     case Offer::files:
       return "files";
+    case Offer::folders:
+      return "folders";
     case Offer::publications:
       return "publications";
     case Offer::nothing:
@@ -46,7 +48,9 @@ std::string bash_row(const Described& command) {
   std::vector<std::string> places;
   for (const Described& deeper : command.commands) commands.push_back(last_word(deeper.name));
   for (const Argument& option : command.options) {
-    options.push_back(option.value.empty() ? option.name : option.name + ":" + bash_offer(option));
+    const std::string value = option.value.empty() ? "" : ":" + bash_offer(option);
+    options.push_back(option.name + value);
+    if (!option.short_name.empty()) options.push_back(option.short_name + value);
   }
   for (const Argument& place : command.positionals) {
     places.push_back(bash_offer(place) + (place.repeats ? "+" : ""));
@@ -67,9 +71,11 @@ _tenon_publications() {
 _tenon_offer() {  # WHAT WORD
   case $1 in
     text) ;;
-    files)
+    files | folders)
+      local kind=file
+      [[ $1 == folders ]] && kind=directory
       compopt -o filenames 2>/dev/null
-      mapfile -t COMPREPLY < <(compgen -f -- "$2") ;;
+      mapfile -t COMPREPLY < <(compgen -A "$kind" -- "$2") ;;
     publications) mapfile -t COMPREPLY < <(compgen -W "$(_tenon_publications)" -- "$2") ;;
     *) mapfile -t COMPREPLY < <(compgen -W "${1//,/ }" -- "$2") ;;
   esac
@@ -134,6 +140,8 @@ std::string zsh_offer(const Argument& argument) {
       return fmt::format("({})", fmt::join(argument.words, " "));
     case Offer::files:
       return "_files";
+    case Offer::folders:
+      return "_files -/";
     case Offer::publications:
       return "_tenon_publications";
     case Offer::nothing:
@@ -151,14 +159,12 @@ std::string zsh_function(const Described& command) {
   }
   body += command.commands.empty() ? "  _arguments" : "  _arguments -C";
   for (const Argument& option : command.options) {
-    std::string value;
-    if (!option.value.empty()) {
-      value = fmt::format("=:{}:{}", zsh_text(option.value), zsh_offer(option));
-    }
-    const std::string help = "[" + zsh_text(option.help) + "]";
-    body +=
-        " \\\n    " + quoted(option.name + (value.empty() ? help : "=" + help + value.substr(1)));
-    if (!option.short_name.empty()) body += " \\\n    " + quoted(option.short_name + help);
+    std::string what = "[" + zsh_text(option.help) + "]";
+    const bool takes = !option.value.empty();  // in the same word too: --name=VALUE, -nVALUE
+    if (takes) what += fmt::format(":{}:{}", zsh_text(option.value), zsh_offer(option));
+    body += " \\\n    " + quoted(option.name + (takes ? "=" : "") + what);
+    if (option.short_name.empty()) continue;
+    body += " \\\n    " + quoted(option.short_name + (takes ? "+" : "") + what);
   }
   for (const Argument& place : command.positionals) {
     body += " \\\n    " + quoted(fmt::format("{}:{}:{}", place.repeats ? "*" : "",

@@ -42,6 +42,8 @@ void take_offer(Argument& argument, bool positional) {
     argument.offer = Offer::words;
   } else if (shown == "FILE" || shown == "OUT" || shown == "NAME|FILE") {
     argument.offer = Offer::files;
+  } else if (shown == "DIR") {
+    argument.offer = Offer::folders;
   } else if (positional && shown == "NAME") {
     argument.offer = Offer::publications;
   }

@@ -9,12 +9,12 @@
 namespace tenon::cli {
 
 /// What a shell can offer for a value.
-enum class Offer { nothing, words, files, publications };
+enum class Offer { nothing, words, files, folders, publications };
 
 /// An option or a positional argument.
 struct Argument {
   std::string name;          ///< "--mode"; of a positional argument "NAME"
-  std::string short_name{};  ///< "-h", or nothing
+  std::string short_name{};  ///< "-o", or nothing
   std::string value{};       ///< what it takes, as help shows it: "MODE"; nothing: a flag
   std::string bounds{};      ///< "Within 2 - 64", "One of mean, sum" or nothing
   std::string help{};

@@ -292,7 +292,9 @@ void add_trace(CLI::App& app, Run& run) {
   auto options = std::make_shared<TraceOptions>();
   CLI::Option* name = command->add_option("NAME", options->name, "Name of the publication");
   add_duration(*command, "--seconds", options->seconds, "How long to record");
-  command->add_option("-o,--output", options->out, "The file to write")->capture_default_str();
+  command->add_option("-o,--output", options->out, "The file to write")
+      ->type_name("FILE")
+      ->capture_default_str();
   command
       ->add_option("--merge", options->merge,
                    "Make one file of those that TENON_TRACE=DIR left in DIR")

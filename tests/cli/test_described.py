@@ -100,7 +100,7 @@ class Bash(Case):
         for command, options in every_command().items():
             with self.subTest(command=command):
                 self.assertEqual(
-                    sorted(self.complete(*command, "--")), sorted(o for o in options if o.startswith("--"))
+                    sorted(self.complete(*command, "-")), sorted(options)
                 )
         self.assertEqual(sorted(self.complete("")), sorted(help_of()[1]))
         self.assertEqual(self.complete("re"), ["relay"])
@@ -126,6 +126,10 @@ class Bash(Case):
         self.assertEqual(sorted(self.complete("serve", "")), everything)
         self.assertEqual(self.complete("serve", "first", "--quiet", "o"), ["one.safetensors"], "and as many as come")
         self.assertEqual(self.complete("relay", "send", "--secret-file", "a"), ["a name with spaces"])
+        for option in ("-o", "--output"):
+            self.assertEqual(self.complete("trace", option, "o"), ["one.safetensors"])
+        os.mkdir(self.path("of traces"))
+        self.assertEqual(self.complete("trace", "--merge", "o"), ["of traces"], "a folder")
 
     def test_offers_names_of_publications_where_one_is_taken(self):
         name = unique_name("completed")
@@ -135,6 +139,7 @@ class Bash(Case):
             self.assertEqual(self.complete(*words, name[:-2]), [name], words)
         self.assertEqual(self.complete("verify", name, "completed"), ["completed.safetensors"], "the second is a file")
         self.assertEqual(self.complete("inspect", name, ""), [], "it takes one")
+        self.assertEqual(self.complete("trace", "-o", "file", name[:-2]), [name], "behind an option's value")
 
     def test_nothing_in_a_listing_is_run(self):
         tenon = self.path("tenon")
@@ -197,7 +202,7 @@ class Zsh(Case):
             self.assertTrue(body, f"{name} is missing")
             for option in options:
                 with self.subTest(command=command, option=option):
-                    self.assertRegex(body[1], rf"'{option}=?\[")
+                    self.assertRegex(body[1], rf"'{option}[=+]?\[")
 
     def test_completes(self):
         name = unique_name("completed")
@@ -208,6 +213,10 @@ class Zsh(Case):
         self.assertIn("recv", self.complete("tenon relay r", "recv"))
         self.assertIn(name, self.complete(f"tenon inspect {name[:-1]}", name))
         self.assertIn("in.safetensors", self.complete("tenon serve in", "in.safetensors"))
+        self.assertIn(name, self.complete(f"tenon trace -o file {name[:-1]}", name))
+        self.assertIn("in.safetensors", self.complete("tenon trace -o in", "in.safetensors"))
+        self.assertIn("nccl", self.complete("tenon relay send x --engine=n", "nccl"))
+        self.assertIn("cuda", self.complete("tenon serve --memory=c", "cuda"))
 
 
 if __name__ == "__main__":
