@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import unittest
+import unittest.mock
 
 from relays import MIB, NAME, SENDER, SMALL, RelayCase, Trainer
 from support import KIND, every_dtype, large, pattern
@@ -49,6 +50,30 @@ class Versions(RelayCase):
         self.assertEqual(json.loads(self.on(2, "inspect", NAME, "--json").stdout)["memory"], "host")
         self.assertIn("engine=gloo", self.line_that(send, "group "))
         trainer.end()
+
+    def test_their_traces_are_on_one_time_line(self):
+        folder, out = self.path("traces"), self.path("trace.json")
+        os.mkdir(folder)
+        with unittest.mock.patch.dict(os.environ, TENON_TRACE=folder):
+            trainer = Trainer(self, SMALL)
+            send = self.send()
+            recv = self.recv(2)
+            self.assert_serves(2, 1, SMALL)
+            for process in (recv, send):
+                self.assertEqual(process.stop(), 0, process.stderr())
+            trainer.end()
+        self.run_tenon("trace", "--merge", folder, "-o", out)
+        with open(out) as file:
+            events = json.load(file)["traceEvents"]
+        names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
+        first = {e["name"]: e for e in events if e["ph"] == "X" and e["args"]["version"] == 1}
+        of = {stage: names[first[stage]["pid"]] for stage in ("gather", "send", "receive")}
+        self.assertEqual(of["gather"], f"{NAME} publisher")
+        self.assertIn("relay", of["send"])
+        self.assertEqual(of["receive"], f"{NAME} publisher")
+        self.assertEqual(len({first[stage]["pid"] for stage in of}), 3)
+        self.assertLessEqual(first["gather"]["ts"], first["send"]["ts"])
+        self.assertLess(first["send"]["ts"], first["receive"]["ts"] + first["receive"]["dur"])
 
     def test_who_comes_late_gets_the_current_version(self):
         content = lambda seed: [("a", "U8", [4096], pattern(4096, seed))]

@@ -9,12 +9,14 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import unittest
 
 from blocks import blocks_of, hides_commands
 from support import pattern, write_safetensors
 
+sys.path.append("/usr/lib/python3/dist-packages")  # Debian's, for another python3 than Debian's
 try:
     import yaml
 except ImportError:
@@ -52,7 +54,7 @@ KNOWN = UNTESTED | {"cpp", "sh", "bash", "cmake", "yaml", "json", "python"}
 
 
 def documents():
-    return [SOURCE / "README.md", *sorted((SOURCE / "docs").glob("*.md"))]
+    return [*sorted(SOURCE.glob("*.md")), *sorted((SOURCE / "docs").glob("*.md"))]
 
 
 def run(command, timeout=120, **more):
@@ -302,6 +304,8 @@ class CodeBlocks(unittest.TestCase):
                 self.assertLessEqual(mounts.keys(), volumes, f"{container['name']} mounts what the pod has not")
                 self.assertIn("/dev/shm", mounts.values(), f"{container['name']} has a /dev/shm of its own")
                 self.assertIn("limits", container.get("resources", {}), f"{container['name']} has no limits")
+            shared = [v["emptyDir"] for v in spec["volumes"] if v.get("emptyDir", {}).get("medium") == "Memory"]
+            self.assertTrue(all("sizeLimit" in volume for volume in shared), "memory without a limit is the node's")
 
 
 if __name__ == "__main__":

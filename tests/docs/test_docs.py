@@ -128,6 +128,16 @@ class Errors(unittest.TestCase):
         self.assertEqual({name: cells[0] for name, cells in self.rows.items()}, exits)
 
 
+class Sources(unittest.TestCase):
+    def test_the_library_never_writes_to_standard_output(self):
+        files = [path for folder in ("include", "ipc", "lib") for path in (SOURCE / folder).rglob("*.[ch]pp")]
+        self.assertGreater(len(files), 60)
+        for path in files:
+            code = re.sub(r"//.*", "", path.read_text())
+            with self.subTest(file=path.name):
+                self.assertNotRegex(code, r"\bcout\b|\bstdout\b|STDOUT_FILENO|\b(?:std::)?(?:printf|v?puts|putchar)\(")
+
+
 def documents():
     """What people read, without what is built or brought along."""
     folders = ["", "docs", "examples", "tests/model"]

@@ -106,8 +106,11 @@ TEST_P(StagesAt, TheDeviceMeasuresTheGatherWhileItIsTraced) {
     Publisher pub = create();
     ::unsetenv("TENON_TRACE");
     for (std::uint64_t v = 1; v <= 3; ++v) model_.publish(pub, v);
-    const StageSum device = (*inspect(name_).stages)[Stage::gather_device];
+    const Stages stages = *inspect(name_).stages;
+    const StageSum device = stages[Stage::gather_device];
     EXPECT_EQ(device.count, GetParam().memory == MemoryKind::cuda ? 3u : 0u);
+    EXPECT_EQ(device.total > 0ns, device.count > 0);
+    EXPECT_LE(device.total, stages[Stage::gather].total + 100us) << "it is a part of that";
     EXPECT_EQ(device.bytes, device.count * model_.layout.payload_bytes());
   }
   std::size_t lines = 0;
