@@ -4,14 +4,18 @@
 // and of 18,867 parameters with equally many buckets take turns within each round, the first one
 // changing; a third has 18,867 parameters in as many buckets as the real model. Of these the view
 // is of `model.norm.weight`; of a fourth it is another parameter each time, whose name and record
-// no cache holds. Every sample adopts a version that was published since the last one. Calls of
-// operator new on the path are counted. The publisher's process and this one are pinned to a
-// processor each.
+// no cache holds; a fifth is the first again, whose subscriber finds no statistics to keep. Every
+// sample adopts a version that was published since the last one. Calls of operator new on the path
+// are counted. The publisher's process and this one are pinned to a processor each.
+#include <unistd.h>
+
 #include <array>
 #include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
+#include <tenon/detail/shared_object.hpp>
+#include <tenon/name.hpp>
 #include <tenon/publisher.hpp>
 #include <tenon/subscriber.hpp>
 #include <utility>
@@ -27,7 +31,7 @@ namespace {
 
 constexpr std::size_t kWarmUp = 100;
 constexpr std::size_t kRounds = 2000;
-constexpr std::size_t kSubjects = 4;
+constexpr std::size_t kSubjects = 5;
 constexpr std::size_t kPrime = 7919;  // steps through all names
 constexpr const char* kFixedName = "model.norm.weight";
 
@@ -36,11 +40,22 @@ struct Subject {
   std::string publication;
   Layout layout;
   Payload payload;
+  bool statistics = true;
   Subject(const char* r, std::string name, const Layout& l)
       : row(r), publication(std::move(name)), layout(l), payload(l) {}
 };
 
+// As a publisher of format 1.1 leaves its segment. For subscribers that attach later.
+void take_statistics_out(const std::string& publication) {
+  std::optional<detail::SharedObject> object =
+      detail::SharedObject::open(detail::publication_object(::geteuid(), publication),
+                                 detail::SharedObject::Access::read_write);
+  object->map(sizeof(format::Header));
+  reinterpret_cast<format::Header*>(object->data())->statistics_at = 0;
+}
+
 struct Board {
+  Turn created;
   Turn published;
   Turn adopted;
   std::array<Series, kSubjects> series;
@@ -62,6 +77,8 @@ class AdoptBench {
     add("adopt a version", small, few);
     add("adopt a version, same number of buckets", large, few);
     add("adopt a version, buckets of the real model", large, natural_buckets("qwen3-30b-a3b"));
+    add("adopt a version, no statistics", small, few);
+    subjects_.back()->statistics = false;
     add("adopt a version, view of a random parameter", large, few);
     nlohmann::json buckets;
     for (const auto& s : subjects_) buckets.push_back(s->layout.bucket_count());
@@ -79,7 +96,9 @@ class AdoptBench {
           Publisher::create(s->publication, s->layout, {.mode = Mode::in_place, .threads = 1}));
       publishers.back().publish(s->payload.sources());
       unchanged.push_back(s->payload.unchanged());
+      if (!s->statistics) take_statistics_out(s->publication);
     }
+    board_->created.set(1);
     board_->adopted.await(1, spin_, [&] { family.check(); });  // it has attached to all of them
     if (options_.pin) pin_to(0);
     for (std::uint64_t turn = 1; turn <= rounds(); ++turn) {
@@ -101,6 +120,7 @@ class AdoptBench {
     attach_options.deadline = kPatience;
     std::vector<Subscriber> subscribers;
     std::vector<std::vector<std::string>> names;
+    board_->created.await(1, Duration::zero());
     for (const auto& s : subjects_) {
       subscribers.push_back(Subscriber::attach(s->publication, attach_options));
       names.push_back({kFixedName});
@@ -153,6 +173,8 @@ class AdoptBench {
     }
     report_.add(Figure{"adopt: 18,867 / 146 parameters, p50", samples[1].p50() / samples[0].p50(),
                        "", at_most(1.5)});
+    report_.add(
+        Figure{"adopt: statistics kept / none, p50", samples[0].p50() / samples[3].p50(), "", {}});
     report_.add(Figure{"adopt: allocations on the path", static_cast<double>(board_->allocations),
                        "", at_most(0)});
   }
