@@ -148,7 +148,8 @@ Finding mig(const Evidence& evidence) {
             "memory is shared within one GPU instance only: run trainer and engines in the same, "
             "or use host memory"};
   if (!which(evidence, [](const Gpu& gpu) { return !gpu.mig; }).empty())
-    return {Status::not_checked, "NVML (libnvidia-ml.so.1) does not tell"};
+    return {Status::not_checked, "NVML (libnvidia-ml.so.1) does not tell",
+            "'nvidia-smi -L' lists instances, if there are any"};
   return {Status::ok, "off"};
 }
 

@@ -84,7 +84,8 @@ Finding shm_size(const Evidence& evidence) {
 // Of those that are asked by two processes.
 std::optional<Finding> not_tried(const Evidence& evidence) {
   if (evidence.sharing.trouble.empty()) return std::nullopt;
-  return Finding{Status::not_checked, "two processes could not try: " + evidence.sharing.trouble};
+  return Finding{Status::not_checked, "two processes could not try: " + evidence.sharing.trouble,
+                 "look at shm-size first; then at 'ulimit -u' and 'ulimit -n'"};
 }
 
 Finding shm_sharing(const Evidence& evidence) {
@@ -116,7 +117,8 @@ Finding futex(const Evidence& evidence) {
 }
 
 Finding stale(const Evidence& evidence) {
-  if (!evidence.stale_trouble.empty()) return {Status::not_checked, evidence.stale_trouble};
+  if (!evidence.stale_trouble.empty())
+    return {Status::not_checked, evidence.stale_trouble, "'tenon gc' says more"};
   if (evidence.stale_objects == 0) return {Status::ok, "no leftovers of dead publishers"};
   return {Status::warn,
           fmt::format("{} objects of dead publishers, {}", evidence.stale_objects,

@@ -39,7 +39,10 @@ class DoctorCase(Case):
             self.assertEqual(set(check), {"name", "status", "detail", "advice"})
             self.assertIn(check["status"], STATUSES)
             self.assertTrue(check["detail"])
-            self.assertEqual(bool(check["advice"]), check["status"] in ("warn", "fail"), check)
+            if check["status"] != "not checked":
+                self.assertEqual(bool(check["advice"]), check["status"] in ("warn", "fail"), check)
+            if check["advice"]:
+                self.assertTrue(check["advice"].endswith(f" [docs/doctor.md#{check['name']}]"), check)
         failed = any(check["status"] == "fail" for check in checks)
         self.assertEqual(done.returncode, int(failed) if expect is None else expect, what)
         self.assertFalse(os.path.exists(f"/dev/shm/tenon-doctor.{UID}.{done.pid}"))
@@ -164,6 +167,17 @@ class Printed(DoctorCase):
         names = [line.split("  ")[0] for line in lines]
         self.assertEqual(len([n for n in names if n in STATUSES]), len(self.doctor()))
         self.assertRegex(lines[-1], r"^\d+ ok, \d+ warn, \d+ fail, \d+ not checked; docs/doctor.md")
+
+    def test_advice_ends_with_where_the_document_says_why(self):
+        """The anchor stands behind each finding's advice alone, and the document has it."""
+        anchors = set(re.findall(r'<a id="([\w-]+)"></a>', DOCUMENT.read_text()))
+        name = unique_name()  # nobody publishes it: there is advice for one check at least
+        done = subprocess.run([TENON, "doctor", name], capture_output=True, text=True, timeout=120)
+        advised = [check for check in self.doctor(name, expect=1).values() if check["advice"]]
+        self.assertIn("publication", [check["name"] for check in advised])
+        led_to = re.findall(r"\[docs/doctor\.md#([\w-]+)\]$", done.stdout, re.MULTILINE)
+        self.assertEqual(led_to, [check["name"] for check in advised])
+        self.assertLessEqual(set(led_to), anchors)
 
     def on_a_terminal(self, **variables):
         master, slave = pty.openpty()

@@ -1,10 +1,7 @@
 // Every status that every check of `tenon doctor` can come to, on machines that are made up.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <cli/doctor/collect.hpp>
-#include <filesystem>
-#include <fstream>
+#include <cli/doctor/check.hpp>
 #include <functional>
 #include <map>
 #include <set>
@@ -115,7 +112,7 @@ std::vector<Case> host_cases() {
       {"shm-size", warn, "no tmpfs", [](Evidence& e) { e.shm->is_tmpfs = false; }},
       {"shm-sharing", ok, "same bytes", nothing},
       {"shm-sharing", fail, "does not see", [](Evidence& e) { e.sharing.seen = false; }},
-      {"shm-sharing", unknown, "there is no room", untried},
+      {"shm-sharing", unknown, "there is no room\nlook at shm-size first", untried},
       {"file-locks", ok, "die with their holder", nothing},
       {"file-locks", fail, "does not refuse", [](Evidence& e) { e.sharing.locked = false; }},
       {"file-locks", fail, "killed process", [](Evidence& e) { e.sharing.freed = false; }},
@@ -129,7 +126,8 @@ std::vector<Case> host_cases() {
          e.stale_objects = 3;
          e.stale_bytes = 5'000'000;
        }},
-      {"stale", unknown, "listing", [](Evidence& e) { e.stale_trouble = "listing /dev/shm"; }},
+      {"stale", unknown, "listing /dev/shm\n'tenon gc'",
+       [](Evidence& e) { e.stale_trouble = "listing /dev/shm"; }},
       {"remove-ipc", ok, "no systemd", nothing},
       {"remove-ipc", ok, "system user", file_of(file::kSystemd, "")},
       {"remove-ipc", warn, "RemoveIPC=no", systemd_user},
@@ -259,7 +257,7 @@ std::vector<Case> cuda_cases() {
       {"compute-mode", unknown, "no GPU", no_gpu},
       {"mig", ok, "off", nothing},
       {"mig", warn, "GPU 0: MIG is on", [](Evidence& e) { e.gpus.all[0].mig = true; }},
-      {"mig", unknown, "NVML", [](Evidence& e) { e.gpus.all[0].mig.reset(); }},
+      {"mig", unknown, "nvidia-smi -L", [](Evidence& e) { e.gpus.all[0].mig.reset(); }},
       {"mig", unknown, "no GPU", no_gpu},
       {"mps", ok, "off", nothing},
       {"mps", warn, "GPUs 0, 1: this process is a client",
@@ -349,7 +347,9 @@ void check(const std::vector<Check>& checks, const std::vector<Case>& cases) {
           << finding.advice;
       EXPECT_FALSE(finding.detail.empty());
       const bool is_bad = finding.status == Status::warn || finding.status == Status::fail;
-      EXPECT_EQ(!finding.advice.empty(), is_bad);
+      if (finding.status != Status::not_checked) {
+        EXPECT_EQ(!finding.advice.empty(), is_bad);
+      }
     }
     EXPECT_TRUE(found) << "there is no such check";
   }
@@ -374,67 +374,6 @@ TEST(Doctor, SurvivesKnowingNothing) {
   nothing_known.sharing.trouble = "nothing was tried";
   for (const auto* group : {&host_checks(), &cuda_checks(), &network_checks()})
     for (const Check& check : *group) EXPECT_FALSE(check.ask(nothing_known).detail.empty());
-}
-
-// The files of a machine below another root.
-class MachineAt {
- public:
-  MachineAt() : root_(testing::TempDir() + "machine." + std::to_string(::getpid())) {}
-  ~MachineAt() { std::filesystem::remove_all(root_); }
-  MachineAt(const MachineAt&) = delete;
-  MachineAt& operator=(const MachineAt&) = delete;
-  void write(const std::string& path, const std::string& text) const {
-    std::filesystem::create_directories(std::filesystem::path(root_ + path).parent_path());
-    std::ofstream(root_ + path) << text;
-  }
-  [[nodiscard]] std::string says_of_remove_ipc() const {
-    Evidence evidence;
-    evidence.uid = 1000;
-    evidence.user = "ada";
-    evidence.files = files_of(root_, evidence.user);
-    for (const Check& check : host_checks())
-      if (std::string(check.name) == "remove-ipc") return check.ask(evidence).detail;
-    return "";
-  }
-
- private:
-  std::string root_;
-};
-
-TEST(Doctor, ReadsLogindsFilesAsSystemdDoes) {
-  const std::string kStays = "RemoveIPC=no";
-  const std::string kGoes = "systemd removes this user's /dev/shm objects at logout";
-  const MachineAt machine;
-  const auto expect = [&](const std::string& says) {
-    EXPECT_EQ(machine.says_of_remove_ipc(), says);
-  };
-  expect("no systemd here");
-  machine.write("/run/systemd/system/unit", "");
-  expect(kGoes);
-  machine.write("/usr/lib/systemd/logind.conf", "[Login]\n  RemoveIPC = false \n");
-  expect(kStays);
-  machine.write("/etc/systemd/logind.conf", "[Login]\n#RemoveIPC=no\n;RemoveIPC=no\n");
-  expect(kGoes);  // one logind.conf alone is read
-  machine.write("/usr/lib/systemd/logind.conf.d/50-x.conf", "[Login]\nRemoveIPC=0\n");
-  expect(kStays);  // drop-ins of every folder
-  machine.write("/etc/systemd/logind.conf.d/50-x.conf/file", "");
-  expect(kStays);  // what is no file hides no namesake
-  machine.write("/run/systemd/logind.conf.d/60-y.conf", "[Login]\nRemoveIPC=on\n");
-  expect(kGoes);  // the last name counts
-  machine.write("/etc/systemd/logind.conf.d/40-z.conf", "[Login]\nRemoveIPC=no\n");
-  expect(kGoes);  // and not the folder
-  machine.write("/etc/systemd/logind.conf.d/60-y.conf", "");
-  expect(kStays);  // but a file of /etc hides its namesake
-  machine.write("/etc/systemd/logind.conf.d/70.conf", "[Sleep]\nRemoveIPC=yes\n");
-  machine.write("/etc/systemd/logind.conf.d/80.txt", "[Login]\nRemoveIPC=yes\n");
-  machine.write("/etc/systemd/logind.conf.d/90.conf", "[Login]\nRemoveIPC=perhaps\nRemoveIPC=\n");
-  machine.write("/etc/systemd/logind.conf.d/.98.conf", "[Login]\nRemoveIPC=yes\n");
-  machine.write("/etc/systemd/logind.conf.d/99.conf/file", "");
-  expect(kStays);  // another section, no drop-in, no boolean, a hidden file, a folder
-  machine.write("/etc/systemd/logind.conf.d/95.conf", "[Login]\nRemoveIPC=no\nRemoveIPC=YES\n");
-  expect(kGoes);
-  machine.write("/var/lib/systemd/linger/ada", "");
-  expect("ada lingers");
 }
 
 struct PublicationCase {
