@@ -87,6 +87,7 @@ struct Evidence {
   Uid uid = 0;
   std::string user;                     ///< its name; empty when it has none
   std::vector<std::string> interfaces;  ///< other than loopback, and up
+  std::vector<std::string> loopbacks;   ///< that are up
   bool infiniband = false;
   std::uint64_t stale_objects = 0;
   std::uint64_t stale_bytes = 0;

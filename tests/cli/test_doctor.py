@@ -358,3 +358,13 @@ class Gpus(DoctorCase):
         if found["nccl"]["status"] == "not checked":
             self.skipTest("built without NCCL's header")
         self.assert_found(found, "nccl", "fail", "TENON_NCCL_LIBRARY")
+
+    def test_what_is_set_for_nccl(self):
+        found = self.on(expect=1, NCCL_SOCKET_IFNAME="nosuch0")
+        self.assert_found(found, "nccl-environment", "fail", "NCCL_SOCKET_IFNAME='nosuch0' leaves none")
+        self.assert_found(self.on(NCCL_CUMEM_ENABLE="0"), "nccl-environment", "warn", "NCCL_CUMEM_ENABLE=0")
+        self.assert_found(self.on(expect=1, NCCL_COMM_BLOCKING="1"), "nccl-environment", "fail", "NCCL_COMM_BLOCKING=1")
+        up = self.on()["interfaces"]
+        if up["status"] == "ok":
+            first = up["detail"].split(", ")[0]
+            self.assert_found(self.on(NCCL_SOCKET_IFNAME=f"={first}"), "nccl-environment", "ok", "nothing set")

@@ -49,6 +49,7 @@ Evidence sound() {
   machine.stack = 8 * kMiB;
   machine.cpus = 16;
   machine.interfaces = {"eth0"};
+  machine.loopbacks = {"lo"};
   machine.relay_built_in = true;
   machine.nccl = {true, "2.28.9", ""};
   machine.gpus.driver = 13000;
@@ -324,6 +325,27 @@ std::vector<Case> network_cases() {
          e.environment["TENON_NCCL_LIBRARY"] = "/nowhere/libnccl.so";
        }},
       {"nccl", unknown, "NCCL's header", [](Evidence& e) { e.nccl = {}; }},
+      {"nccl-environment", ok, "nothing set", nothing},
+      {"nccl-environment", ok, "nothing set", variable("NCCL_SOCKET_IFNAME", "ib,eth")},
+      {"nccl-environment", ok, "nothing set", variable("NCCL_SOCKET_IFNAME", "=ib0,eth0")},
+      {"nccl-environment", ok, "nothing set", variable("NCCL_SOCKET_IFNAME", "^docker,lo")},
+      {"nccl-environment", ok, "nothing set", variable("NCCL_SOCKET_IFNAME", "")},
+      {"nccl-environment", fail, "up are: eth0, lo", variable("NCCL_SOCKET_IFNAME", "ib")},
+      {"nccl-environment", fail, "NCCL_SOCKET_IFNAME='=eth' leaves none",
+       variable("NCCL_SOCKET_IFNAME", "=eth")},
+      {"nccl-environment", fail, "up are: eth0, lo", variable("NCCL_SOCKET_IFNAME", "^eth,lo")},
+      {"nccl-environment", fail, "up are: none",
+       [](Evidence& e) {
+         e.environment["NCCL_SOCKET_IFNAME"] = "eth";
+         e.interfaces.clear();
+         e.loopbacks.clear();
+       }},
+      {"nccl-environment", warn, "no other node", variable("NCCL_SOCKET_IFNAME", "lo")},
+      {"nccl-environment", warn, "no other node", variable("NCCL_SOCKET_IFNAME", "^eth")},
+      {"nccl-environment", warn, "set it for all", variable("NCCL_CUMEM_ENABLE", "0")},
+      {"nccl-environment", ok, "nothing set", variable("NCCL_CUMEM_ENABLE", "1")},
+      {"nccl-environment", fail, "deadline", variable("NCCL_COMM_BLOCKING", "1")},
+      {"nccl-environment", unknown, "no GPU", no_gpu},
       {"interfaces", ok, "eth0", nothing},
       {"interfaces", warn, "--network=host", [](Evidence& e) { e.interfaces.clear(); }},
   };
