@@ -28,6 +28,7 @@ struct Sharing {
   bool woken = false;   ///< by the other one's futex wake
   bool locked = false;  ///< the other one's lock refuses
   bool freed = false;   ///< the lock of a killed one is free
+  int getfd = 0;        ///< 0, or errno of taking a descriptor of the first one (pidfd_getfd)
 };
 
 struct Gpu {

@@ -1,6 +1,7 @@
 """tenon doctor: what it finds here and on simulated GPUs, in words and as JSON, by the exit codes it promises."""
 
 import contextlib
+import ctypes
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import resource
 import signal
 import struct
 import subprocess
+import sys
 import time
 import unittest
 
@@ -21,6 +23,18 @@ SIM = KIND == "cuda"
 WITH_CUDA = os.environ.get("TENON_WITH_CUDA") == "1"
 DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / "docs" / "doctor.md"
 MAGIC = 0x01004E4F4E45541D
+
+
+def no_pidfd_getfd():
+    """As containers have it by default: from here on this process's pidfd_getfd is EPERM. For children to be."""
+    load, equal, answer, number, eperm, allow = 0x20, 0x15, 0x06, 438, 0x00050001, 0x7FFF0000
+    steps = ((load, 0, 0, 0), (equal, 0, 1, number), (answer, 0, 0, eperm), (answer, 0, 0, allow))
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+    program = struct.pack("@HP", len(steps), ctypes.addressof(code))
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    for arguments in ((38, 1, 0, 0, 0), (22, 2, program)):  # no new privileges; a filter of seccomp
+        if prctl(*arguments) != 0:
+            raise OSError(ctypes.get_errno(), "prctl")
 
 
 class DoctorCase(Case):
@@ -141,6 +155,19 @@ class Host(DoctorCase):
             self.assert_found(found, "driver", "warn", "ulimit -n")
         else:
             self.assert_found(found, "driver", "not checked", "built without the CUDA toolkit")
+
+    def test_whether_descriptors_can_be_taken(self):
+        """PyTorch takes them of another process for expandable segments; Tenon takes none."""
+        expandable = environment(PYTORCH_CUDA_ALLOC_CONF="expandable_segments:True")
+        asks = "import ctypes, os; a = os.pidfd_open(os.getppid()); exit(ctypes.CDLL(None).syscall(438, a, 2, 0) < 0)"
+        refused = subprocess.run([sys.executable, "-c", asks], timeout=60).returncode != 0
+        found = self.doctor(env=expandable)
+        self.assert_found(found, "ptrace", "warn" if refused else "ok", "pidfd_getfd" if refused else "pidfd_getfd works")
+        found = self.doctor(preexec_fn=no_pidfd_getfd)
+        self.assert_found(found, "ptrace", "ok", "pidfd_getfd is refused; Tenon needs no ptrace")
+        self.assertEqual(found["shm-sharing"]["status"], "ok", found["shm-sharing"])
+        found = self.doctor(preexec_fn=no_pidfd_getfd, env=expandable)
+        self.assert_found(found, "ptrace", "warn", "pidfd_getfd: Operation not permitted")
 
     def test_in_a_user_namespace(self):
         inside = ["unshare", "--user", "--map-root-user"]

@@ -1,6 +1,7 @@
 // Every status that every check of `tenon doctor` can come to, on machines that are made up.
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <cli/doctor/check.hpp>
 #include <functional>
 #include <map>
@@ -95,6 +96,11 @@ std::vector<Case> host_cases() {
   constexpr auto warn = Status::warn;
   constexpr auto fail = Status::fail;
   constexpr auto unknown = Status::not_checked;
+  const auto expandable = variable("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True");
+  const auto refused = [=](Evidence& e) {
+    expandable(e);
+    e.sharing.getfd = EPERM;
+  };
   return {
       {"kernel", ok, "Linux 6.18.5", nothing},
       {"kernel", ok, "5.14.0", file_of(file::kKernel, "5.14.0-70.el9\n")},
@@ -186,10 +192,18 @@ std::vector<Case> host_cases() {
       {"seccomp", ok, "a filter; pidfd_open works", file_of(file::kStatus, "Seccomp:\t2\n")},
       {"seccomp", warn, "allow pidfd_open", [](Evidence& e) { e.pidfds = false; }},
       {"seccomp", unknown, "cannot be read", no_file(file::kStatus)},
-      {"ptrace", ok, "ptrace_scope is 1", nothing},
-      {"ptrace", ok, "no Yama", no_file(file::kPtrace)},
-      {"ptrace", warn, "pidfd_getfd",
-       variable("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")},
+      {"ptrace", ok, "pidfd_getfd works", nothing},
+      {"ptrace", ok, "pidfd_getfd works", expandable},
+      {"ptrace", ok, "refused; Tenon needs no ptrace",
+       [](Evidence& e) { e.sharing.getfd = EPERM; }},
+      {"ptrace", warn, "ptrace_scope=0", refused},
+      {"ptrace", warn, "pidfd_getfd: Operation not permitted", refused},
+      {"ptrace", warn, "--cap-add=SYS_PTRACE; Linux 5.6",
+       [=](Evidence& e) {
+         refused(e);
+         e.files.erase(file::kPtrace);
+       }},
+      {"ptrace", unknown, "see shm-sharing", untried},
       {"cores", ok, "16 usable, load 0.5", nothing},
       {"cores", warn, "a core each", [](Evidence& e) { e.cpus = 1; }},
       {"cores", warn, "1.5 usable", file_of(file::kCpuMax, "150000 100000\n")},
