@@ -193,12 +193,33 @@ Finding ipc_events(const Evidence& evidence) {
           "Tenon needs none; other libraries do: events take a common /dev/shm (shm-sharing)"};
 }
 
+// Of pairs that CUDA says reach each other, when one was seen not to.
+std::optional<Finding> broken_peers(const Gpus& gpus) {
+  std::string text;
+  if (gpus.peer_probe)
+    text = "opening another GPU's memory: " + gpus.peer_probe.who + " " + gpus.peer_probe.what;
+  for (const Unopened& pair : gpus.unopened)
+    text += fmt::format("{}GPU {} from GPU {}: {}", text.empty() ? "" : "; ", pair.of, pair.by,
+                        pair.trouble);
+  if (text.empty()) return std::nullopt;
+  return Finding{Status::fail, text,
+                 "run engines on the publication's GPU, or attach with it current (a device has so "
+                 "many peers and no more: cudaErrorTooManyPeers); in a virtual machine, or with "
+                 "wrong bytes: ACS, IOMMU"};
+}
+
 Finding peers(const Evidence& evidence) {
   if (const auto nothing = nothing_to_check(evidence)) return *nothing;
-  if (evidence.gpus.all.size() == 1) return {Status::ok, "there is one GPU"};
-  if (evidence.gpus.separate.empty()) return {Status::ok, "every GPU reaches every other"};
+  const Gpus& gpus = evidence.gpus;
+  if (gpus.all.size() == 1) return {Status::ok, "there is one GPU"};
+  if (const auto finding = broken_peers(gpus)) return *finding;
+  const bool tried = !gpus.probe && std::all_of(gpus.all.begin(), gpus.all.end(), [](const Gpu& g) {
+    return g.memory_trouble.empty();
+  });
+  if (gpus.separate.empty() && !tried) return {Status::not_checked, "see ipc-memory"};
+  if (gpus.separate.empty()) return {Status::ok, "every GPU reaches every other"};
   std::string pairs;
-  for (const auto& [from, to] : evidence.gpus.separate)
+  for (const auto& [from, to] : gpus.separate)
     pairs += fmt::format("{}{}-{}", pairs.empty() ? "" : ", ", from, to);
   return {Status::warn, "no access: " + pairs,
           "an engine must run on a GPU that reaches the publication's: 'nvidia-smi topo -p2p r' "

@@ -334,6 +334,16 @@ class Gpus(DoctorCase):
         self.assert_found(self.on(TENON_SIM_NO_PEER="1"), "peers", "warn", "0-1, 1-0")
         self.assert_found(self.on(TENON_SIM_DEVICES="1"), "peers", "ok", "one GPU")
 
+    def test_memory_of_another_gpu(self):
+        """Opened by the importer after both GPUs' own: of 1 from 0, then of 0 from 1."""
+        for call, says in ((3, "GPU 1 from GPU 0: cudaIpcOpenMemHandle: cudaErrorTooManyPeers"), (4, "GPU 0 from GPU 1: cudaIpcOpenMemHandle: ")):
+            found = self.on(expect=1, TENON_SIM_FAIL=f"cudaIpcOpenMemHandle:{call}:711")
+            self.assert_found(found, "peers", "fail", says)
+            self.assert_found(found, "peers", "fail", "with it current")
+            self.assert_found(found, "ipc-memory", "ok", "")
+        found = self.on(TENON_SIM_DEVICES="3", TENON_SIM_NO_PEER="0-2", TENON_SIM_FAIL="cudaIpcOpenMemHandle:8:711")
+        self.assert_found(found, "peers", "warn", "0-2, 2-0")  # 3 of their own and 4 others: there is no eighth
+
     def test_visible_devices(self):
         found = self.on(CUDA_VISIBLE_DEVICES="")
         self.assert_found(found, "visible-devices", "warn", "shows 0")

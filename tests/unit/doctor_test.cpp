@@ -297,6 +297,17 @@ std::vector<Case> cuda_cases() {
        [](Evidence& e) {
          e.gpus.separate = {{0, 1}, {1, 0}};
        }},
+      {"peers", fail, "GPU 1 from GPU 0: cudaErrorTooManyPeers; GPU 0 from GPU 1: other bytes",
+       [](Evidence& e) {
+         e.gpus.unopened = {{0, 1, "cudaErrorTooManyPeers"}, {1, 0, "other bytes"}};
+       }},
+      {"peers", fail, "IOMMU",
+       [](Evidence& e) {
+         e.gpus.peer_probe = {Kind::silent, "did not answer", "the importer"};
+       }},
+      {"peers", unknown, "see ipc-memory", unprobed},
+      {"peers", unknown, "see ipc-memory",
+       [](Evidence& e) { e.gpus.all[1].memory_trouble = "cudaErrorNotSupported"; }},
       {"peers", unknown, "no GPU", no_gpu},
       {"gpu-memory", ok, "146 GB free", nothing},
       {"gpu-memory", warn, "GPU 1: 105 MB free",
