@@ -82,7 +82,14 @@ Finding runtime(const Evidence& evidence) {
 Finding seen(const Evidence& evidence) {
   const Gpus& gpus = evidence.gpus;
   if (gpus.driver == 0) return {Status::not_checked, "see driver"};
-  if (gpus.all.empty() && evidence.environment.count("CUDA_VISIBLE_DEVICES") > 0)
+  const auto says = [&](const char* error) { return gpus.error.find(error) != std::string::npos; };
+  if (says("cudaErrorSystemDriverMismatch"))
+    return {Status::fail, gpus.error,
+            "libcuda.so.1 and the kernel's driver are of different releases: reboot after an "
+            "update of the driver; in a container, its image brings a libcuda (the compat folder "
+            "in LD_LIBRARY_PATH, say)"};
+  const bool hidden = gpus.error.empty() || says("cudaErrorNoDevice");
+  if (gpus.all.empty() && hidden && evidence.environment.count("CUDA_VISIBLE_DEVICES") > 0)
     return {Status::warn, "none is seen: see visible-devices",
             "host memory works; for GPU memory unset or mend CUDA_VISIBLE_DEVICES"};
   if (gpus.all.empty())
@@ -178,7 +185,7 @@ Finding ipc_memory(const Evidence& evidence) {
                                   [](const Gpu& gpu) { return !gpu.memory_trouble.empty(); });
   return {Status::fail, gpus + ": " + first->memory_trouble,
           "GPU memory cannot be shared between processes here: see compute-mode, mig, mps, kernel "
-          "(WSL) and pid-namespace; host memory works"};
+          "(WSL) and pid-namespace; Tegra (Jetson) has no such sharing; host memory works"};
 }
 
 Finding ipc_events(const Evidence& evidence) {

@@ -312,6 +312,11 @@ class Gpus(DoctorCase):
     def test_an_old_driver(self):
         self.assert_found(self.on(expect=1, TENON_SIM_DRIVER="12040"), "runtime", "fail", "CUDA 12.4")
 
+    def test_a_libcuda_of_another_release_than_the_kernels_driver(self):
+        found = self.on(expect=1, TENON_SIM_FAIL="cudaGetDeviceCount:0:803")
+        self.assert_found(found, "gpus", "fail", "cudaErrorSystemDriverMismatch")
+        self.assert_found(found, "gpus", "fail", "of different releases")
+
     def test_compute_modes(self):
         for mode in ("exclusive", "prohibited"):
             found = self.on(expect=1, TENON_SIM_COMPUTE_MODE=mode)

@@ -255,10 +255,20 @@ std::vector<Case> cuda_cases() {
       {"gpus", ok, "2 x NVIDIA H200", nothing},
       {"gpus", ok, "NVIDIA H200, L4", [](Evidence& e) { e.gpus.all[1].name = "L4"; }},
       {"gpus", warn, "see visible-devices", hidden},
+      {"gpus", warn, "see visible-devices",
+       [=](Evidence& e) {
+         hidden(e);
+         e.gpus.error = "cudaErrorNoDevice, no CUDA-capable device is detected";
+       }},
       {"gpus", fail, "cudaErrorSystemNotReady",
-       [](Evidence& e) {
-         e.gpus.all.clear();
+       [=](Evidence& e) {
+         hidden(e);
          e.gpus.error = "cudaErrorSystemNotReady, system not yet initialized";
+       }},
+      {"gpus", fail, "of different releases",
+       [=](Evidence& e) {
+         hidden(e);
+         e.gpus.error = "cudaErrorSystemDriverMismatch, unsupported combination";
        }},
       {"gpus", unknown, "see driver", no_gpu},
       {"visible-devices", ok, "not set", nothing},
@@ -281,6 +291,8 @@ std::vector<Case> cuda_cases() {
       {"ipc-memory", ok, "opened it", nothing},
       {"ipc-memory", fail, "GPU 1: cudaErrorMapBufferObjectFailed",
        [](Evidence& e) { e.gpus.all[1].memory_trouble = "cudaErrorMapBufferObjectFailed"; }},
+      {"ipc-memory", fail, "Tegra",
+       [](Evidence& e) { e.gpus.all[0].memory_trouble = "cudaErrorNotSupported"; }},
       {"ipc-memory", fail, "the importer did not answer", unprobed},
       {"ipc-memory", fail, "the memory limit", probing(Kind::crashed, "was ended by signal 9")},
       {"ipc-memory", warn, "ulimit -u", probing(Kind::not_started, "was not started: EAGAIN")},
