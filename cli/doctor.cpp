@@ -40,6 +40,12 @@ constexpr std::size_t kWidth = 80;
 constexpr std::size_t kNames = 13;    // column where names begin
 constexpr std::size_t kDetails = 31;  // and details
 
+// Advice ends with where the document says why it matters, as errors end with their row.
+Row row_of(const char* name, Finding finding) {
+  if (!finding.advice.empty()) finding.advice += fmt::format(" [docs/doctor.md#{}]", name);
+  return {name, std::move(finding)};
+}
+
 std::vector<Row> examine(const DoctorOptions& options) {
   const Uid owner = options.owner.value_or(::geteuid());
   doctor::Evidence evidence = doctor::collect(owner);
@@ -52,10 +58,12 @@ std::vector<Row> examine(const DoctorOptions& options) {
   std::vector<Row> rows;
   for (const auto* group :
        {&doctor::host_checks(), &doctor::cuda_checks(), &doctor::network_checks()}) {
-    for (const doctor::Check& check : *group) rows.push_back({check.name, check.ask(evidence)});
+    for (const doctor::Check& check : *group)
+      rows.push_back(row_of(check.name, check.ask(evidence)));
   }
   if (!options.name.empty())
-    rows.push_back({"publication", doctor::judge(doctor::look_at(options.name, owner), evidence)});
+    rows.push_back(
+        row_of("publication", doctor::judge(doctor::look_at(options.name, owner), evidence)));
   return rows;
 }
 

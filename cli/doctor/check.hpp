@@ -27,7 +27,7 @@ enum class Status { ok, warn, fail, not_checked };
 struct Finding {
   Status status;
   std::string detail;    ///< what was seen
-  std::string advice{};  ///< what to do; empty when all is well
+  std::string advice{};  ///< what to do; empty when all is well, and where nothing is to be done
 };
 
 struct Check {

@@ -106,7 +106,8 @@ bool has_pidfds() {
   return fd >= 0;
 }
 
-std::vector<std::string> interfaces_up() {
+// Those that lead to other machines, or loopback.
+std::vector<std::string> interfaces_up(bool loopback) {
   struct ::ifaddrs* first = nullptr;
   if (::getifaddrs(&first) != 0) return {};
   const std::unique_ptr<struct ::ifaddrs, void (*)(struct ::ifaddrs*)> all(first, ::freeifaddrs);
@@ -114,8 +115,8 @@ std::vector<std::string> interfaces_up() {
   for (const auto* at = first; at != nullptr; at = at->ifa_next) {
     const bool has_address = at->ifa_addr != nullptr && (at->ifa_addr->sa_family == AF_INET ||
                                                          at->ifa_addr->sa_family == AF_INET6);
-    if (!has_address || (at->ifa_flags & IFF_UP) == 0 || (at->ifa_flags & IFF_LOOPBACK) != 0)
-      continue;
+    const bool is_loopback = (at->ifa_flags & IFF_LOOPBACK) != 0;
+    if (!has_address || (at->ifa_flags & IFF_UP) == 0 || is_loopback != loopback) continue;
     if (std::find(names.begin(), names.end(), at->ifa_name) == names.end())
       names.emplace_back(at->ifa_name);
   }
@@ -159,7 +160,8 @@ Evidence collect(Uid owner) {
   evidence.user = name_of_user(evidence.uid);
   evidence.files = files_of("", evidence.user);
   for (const char* name : {"CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF",
-                           "LD_PRELOAD", "CUDA_LAUNCH_BLOCKING", "TENON_NCCL_LIBRARY"}) {
+                           "LD_PRELOAD", "CUDA_LAUNCH_BLOCKING", "TENON_NCCL_LIBRARY",
+                           "NCCL_COMM_BLOCKING", "NCCL_CUMEM_ENABLE", "NCCL_SOCKET_IFNAME"}) {
     if (const char* value = std::getenv(name)) evidence.environment[name] = value;
   }
   evidence.shm = space_of(kShm);
@@ -167,7 +169,8 @@ Evidence collect(Uid owner) {
   evidence.stack = limit(RLIMIT_STACK);
   evidence.cpus = usable_cpus();
   evidence.pidfds = has_pidfds();
-  evidence.interfaces = interfaces_up();
+  evidence.interfaces = interfaces_up(false);
+  evidence.loopbacks = interfaces_up(true);
   std::error_code error;
   evidence.infiniband = std::filesystem::exists("/sys/class/infiniband", error) &&
                         !std::filesystem::is_empty("/sys/class/infiniband", error);

@@ -82,7 +82,14 @@ Finding runtime(const Evidence& evidence) {
 Finding seen(const Evidence& evidence) {
   const Gpus& gpus = evidence.gpus;
   if (gpus.driver == 0) return {Status::not_checked, "see driver"};
-  if (gpus.all.empty() && evidence.environment.count("CUDA_VISIBLE_DEVICES") > 0)
+  const auto says = [&](const char* error) { return gpus.error.find(error) != std::string::npos; };
+  if (says("cudaErrorSystemDriverMismatch"))
+    return {Status::fail, gpus.error,
+            "libcuda.so.1 and the kernel's driver are of different releases: reboot after an "
+            "update of the driver; in a container, its image brings a libcuda (the compat folder "
+            "in LD_LIBRARY_PATH, say)"};
+  const bool hidden = gpus.error.empty() || says("cudaErrorNoDevice");
+  if (gpus.all.empty() && hidden && evidence.environment.count("CUDA_VISIBLE_DEVICES") > 0)
     return {Status::warn, "none is seen: see visible-devices",
             "host memory works; for GPU memory unset or mend CUDA_VISIBLE_DEVICES"};
   if (gpus.all.empty())
@@ -148,7 +155,8 @@ Finding mig(const Evidence& evidence) {
             "memory is shared within one GPU instance only: run trainer and engines in the same, "
             "or use host memory"};
   if (!which(evidence, [](const Gpu& gpu) { return !gpu.mig; }).empty())
-    return {Status::not_checked, "NVML (libnvidia-ml.so.1) does not tell"};
+    return {Status::not_checked, "NVML (libnvidia-ml.so.1) does not tell",
+            "'nvidia-smi -L' lists instances, if there are any"};
   return {Status::ok, "off"};
 }
 
@@ -177,7 +185,7 @@ Finding ipc_memory(const Evidence& evidence) {
                                   [](const Gpu& gpu) { return !gpu.memory_trouble.empty(); });
   return {Status::fail, gpus + ": " + first->memory_trouble,
           "GPU memory cannot be shared between processes here: see compute-mode, mig, mps, kernel "
-          "(WSL) and pid-namespace; host memory works"};
+          "(WSL) and pid-namespace; Tegra (Jetson) has no such sharing; host memory works"};
 }
 
 Finding ipc_events(const Evidence& evidence) {
@@ -192,12 +200,33 @@ Finding ipc_events(const Evidence& evidence) {
           "Tenon needs none; other libraries do: events take a common /dev/shm (shm-sharing)"};
 }
 
+// Of pairs that CUDA says reach each other, when one was seen not to.
+std::optional<Finding> broken_peers(const Gpus& gpus) {
+  std::string text;
+  if (gpus.peer_probe)
+    text = "opening another GPU's memory: " + gpus.peer_probe.who + " " + gpus.peer_probe.what;
+  for (const Unopened& pair : gpus.unopened)
+    text += fmt::format("{}GPU {} from GPU {}: {}", text.empty() ? "" : "; ", pair.of, pair.by,
+                        pair.trouble);
+  if (text.empty()) return std::nullopt;
+  return Finding{Status::fail, text,
+                 "run engines on the publication's GPU, or attach with it current (a device has so "
+                 "many peers and no more: cudaErrorTooManyPeers); in a virtual machine, or with "
+                 "wrong bytes: ACS, IOMMU"};
+}
+
 Finding peers(const Evidence& evidence) {
   if (const auto nothing = nothing_to_check(evidence)) return *nothing;
-  if (evidence.gpus.all.size() == 1) return {Status::ok, "there is one GPU"};
-  if (evidence.gpus.separate.empty()) return {Status::ok, "every GPU reaches every other"};
+  const Gpus& gpus = evidence.gpus;
+  if (gpus.all.size() == 1) return {Status::ok, "there is one GPU"};
+  if (const auto finding = broken_peers(gpus)) return *finding;
+  const bool tried = !gpus.probe && std::all_of(gpus.all.begin(), gpus.all.end(), [](const Gpu& g) {
+    return g.memory_trouble.empty();
+  });
+  if (gpus.separate.empty() && !tried) return {Status::not_checked, "see ipc-memory"};
+  if (gpus.separate.empty()) return {Status::ok, "every GPU reaches every other"};
   std::string pairs;
-  for (const auto& [from, to] : evidence.gpus.separate)
+  for (const auto& [from, to] : gpus.separate)
     pairs += fmt::format("{}{}-{}", pairs.empty() ? "" : ", ", from, to);
   return {Status::warn, "no access: " + pairs,
           "an engine must run on a GPU that reaches the publication's: 'nvidia-smi topo -p2p r' "

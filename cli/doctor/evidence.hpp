@@ -28,6 +28,7 @@ struct Sharing {
   bool woken = false;   ///< by the other one's futex wake
   bool locked = false;  ///< the other one's lock refuses
   bool freed = false;   ///< the lock of a killed one is free
+  int getfd = 0;        ///< 0, or errno of taking a descriptor of the first one (pidfd_getfd)
 };
 
 struct Gpu {
@@ -58,6 +59,14 @@ struct Trouble {
   explicit operator bool() const noexcept { return kind != Kind::none; }
 };
 
+/// Memory of GPU `of` that a process with GPU `by` current could not open or read, although CUDA
+/// says that they reach each other.
+struct Unopened {
+  std::size_t by;
+  std::size_t of;
+  std::string trouble;
+};
+
 struct Gpus {
   Trouble trouble;    ///< of the process that was to look; nothing below is known
   std::string error;  ///< CUDA's, when there is no device to be used
@@ -66,6 +75,8 @@ struct Gpus {
   std::vector<Gpu> all;
   std::vector<std::pair<std::size_t, std::size_t>> separate;  ///< ordinals without peer access
   Trouble probe;  ///< why memory and events were not tried, or ended without an answer
+  std::vector<Unopened> unopened{};  ///< of pairs that are not `separate`
+  Trouble peer_probe{};              ///< why that has no answer
 };
 
 struct Nccl {
@@ -87,6 +98,7 @@ struct Evidence {
   Uid uid = 0;
   std::string user;                     ///< its name; empty when it has none
   std::vector<std::string> interfaces;  ///< other than loopback, and up
+  std::vector<std::string> loopbacks;   ///< that are up
   bool infiniband = false;
   std::uint64_t stale_objects = 0;
   std::uint64_t stale_bytes = 0;

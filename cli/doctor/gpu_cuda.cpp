@@ -197,6 +197,28 @@ std::string trouble_of(std::string (*open)(const Json&), const Json& shared) {
   }
 }
 
+// Memory as engines open it that use another GPU: with theirs current. Where `opened` has trouble
+// with one of the two that was told already.
+Json open_from_others(const Json& shared, const Json& opened) {
+  const auto works = [&](std::size_t i) { return opened[i].at("memory") == ""; };
+  Json failed = Json::array();
+  for (std::size_t by = 0; by < shared.size(); ++by) {
+    if (!works(by) || cuda::forgotten(cudaSetDevice(static_cast<int>(by))) != cudaSuccess) continue;
+    for (std::size_t of = 0; of < shared.size(); ++of) {
+      int reaches = 0;
+      if (of == by || !works(of) ||
+          cuda::forgotten(cudaDeviceCanAccessPeer(&reaches, static_cast<int>(by),
+                                                  static_cast<int>(of))) != cudaSuccess ||
+          reaches == 0)
+        continue;
+      std::string trouble = trouble_of(open_memory, shared[of]);
+      if (!trouble.empty())
+        failed.push_back({{"by", by}, {"of", of}, {"trouble", std::move(trouble)}});
+    }
+  }
+  return failed;
+}
+
 void print_line(const Json& json) { print(json.dump() + "\n"); }
 
 }  // namespace
@@ -235,6 +257,7 @@ void open_handles() {
                    {"event", trouble.empty() ? trouble_of(open_event, shared[device]) : trouble}});
   }
   print_line(all);
+  print_line(open_from_others(shared, all));
 }
 
 }  // namespace tenon::cli::doctor

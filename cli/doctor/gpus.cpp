@@ -65,6 +65,15 @@ std::optional<Json> handles_of(Child& exporter, Duration timeout, Gpus& gpus) {
   return handles;
 }
 
+// What became of opening each GPU's memory with another one current.
+void read_peers(Child& importer, Duration timeout, Gpus& gpus) {
+  const auto failed = answer(importer, timeout);
+  if (!failed) gpus.peer_probe = no_answer("the importer", importer, timeout);
+  for (const Json& pair : failed.value_or(Json::array()))
+    gpus.unopened.push_back({pair.at("by").get<std::size_t>(), pair.at("of").get<std::size_t>(),
+                             pair.at("trouble").get<std::string>()});
+}
+
 void open_handles(const Json& handles, Duration timeout, Gpus& gpus) {
   Child importer({"doctor", "--as", "importer"});
   importer.send(handles.dump() + "\n");
@@ -77,7 +86,8 @@ void open_handles(const Json& handles, Duration timeout, Gpus& gpus) {
     gpus.all[i].memory_trouble = opened->at(i).at("memory").get<std::string>();
     gpus.all[i].event_trouble = opened->at(i).at("event").get<std::string>();
   }
-  importer.finish(detail::Deadline(timeout));
+  guarded("the importer", gpus.peer_probe, [&] { read_peers(importer, timeout, gpus); });
+  if (!gpus.peer_probe) importer.finish(detail::Deadline(timeout));
 }
 
 }  // namespace
@@ -98,7 +108,7 @@ Gpus ask_gpus(Duration timeout) {
     guarded("the exporter", gpus.probe, [&] { handles = handles_of(exporter, timeout, gpus); });
     if (handles)
       guarded("the importer", gpus.probe, [&] { open_handles(*handles, timeout, gpus); });
-    if (!gpus.probe) exporter.finish(detail::Deadline(timeout));
+    if (!gpus.probe && !gpus.peer_probe) exporter.finish(detail::Deadline(timeout));
   });
   return gpus;
 }

@@ -5,6 +5,7 @@
 #include <array>
 #include <charconv>
 #include <sstream>
+#include <system_error>
 
 #include "../common.hpp"
 #include "check.hpp"
@@ -84,7 +85,8 @@ Finding shm_size(const Evidence& evidence) {
 // Of those that are asked by two processes.
 std::optional<Finding> not_tried(const Evidence& evidence) {
   if (evidence.sharing.trouble.empty()) return std::nullopt;
-  return Finding{Status::not_checked, "two processes could not try: " + evidence.sharing.trouble};
+  return Finding{Status::not_checked, "two processes could not try: " + evidence.sharing.trouble,
+                 "look at shm-size first; then at 'ulimit -u' and 'ulimit -n'"};
 }
 
 Finding shm_sharing(const Evidence& evidence) {
@@ -116,7 +118,8 @@ Finding futex(const Evidence& evidence) {
 }
 
 Finding stale(const Evidence& evidence) {
-  if (!evidence.stale_trouble.empty()) return {Status::not_checked, evidence.stale_trouble};
+  if (!evidence.stale_trouble.empty())
+    return {Status::not_checked, evidence.stale_trouble, "'tenon gc' says more"};
   if (evidence.stale_objects == 0) return {Status::ok, "no leftovers of dead publishers"};
   return {Status::warn,
           fmt::format("{} objects of dead publishers, {}", evidence.stale_objects,
@@ -268,19 +271,22 @@ Finding seccomp(const Evidence& evidence) {
 }
 
 Finding ptrace(const Evidence& evidence) {
-  const auto scope = evidence.file(file::kPtrace);
-  const bool strict = scope && number_in(*scope) > 0;
-  const bool expands =
-      evidence.variable("PYTORCH_CUDA_ALLOC_CONF").find("expandable_segments:True") !=
-          std::string::npos ||
-      evidence.variable("PYTORCH_ALLOC_CONF").find("expandable_segments:True") != std::string::npos;
-  if (strict && expands)
-    return {Status::warn,
-            fmt::format("ptrace_scope is {}, with expandable segments", number_in(*scope)),
-            "PyTorch's own sharing of such memory (pidfd_getfd) is refused; Tenon's needs no "
-            "ptrace"};
-  if (!scope) return {Status::ok, "no Yama; Tenon needs no ptrace"};
-  return {Status::ok, fmt::format("ptrace_scope is {}; Tenon needs no ptrace", number_in(*scope))};
+  if (!evidence.sharing.trouble.empty()) return {Status::not_checked, "see shm-sharing"};
+  const int error = evidence.sharing.getfd;
+  if (error == 0) return {Status::ok, "pidfd_getfd works; Tenon needs no ptrace"};
+  const auto expands = [&](const char* name) {
+    return evidence.variable(name).find("expandable_segments:True") != std::string::npos;
+  };
+  if (!expands("PYTORCH_CUDA_ALLOC_CONF") && !expands("PYTORCH_ALLOC_CONF"))
+    return {Status::ok, "pidfd_getfd is refused; Tenon needs no ptrace"};
+  const std::uint64_t scope = number_in(evidence.file(file::kPtrace).value_or(""));
+  return {
+      Status::warn,
+      "pidfd_getfd: " + std::generic_category().message(error) + "; expandable segments are on",
+      "PyTorch's own sharing of such memory fails: docker: --cap-add=SYS_PTRACE; " +
+          (scope > 0 ? fmt::format("ptrace_scope is {}: sysctl kernel.yama.ptrace_scope=0; ", scope)
+                     : std::string("Linux 5.6 or later; ")) +
+          "Tenon's slots need none of it"};
 }
 
 Finding cores(const Evidence& evidence) {

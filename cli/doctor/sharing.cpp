@@ -2,8 +2,10 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <climits>
 #include <iostream>
 #include <tenon/detail/process.hpp>
@@ -66,6 +68,18 @@ bool locks(int fd, std::uint32_t byte) {
   }
 }
 
+// Taking a descriptor of the process that started this one, which is no descendant of this one, as
+// a trainer is none of its engine: 0, or the error.
+int take_descriptor() {
+  const auto pidfd = static_cast<int>(::syscall(SYS_pidfd_open, ::getppid(), 0U));
+  if (pidfd < 0) return errno;
+  const auto fd = static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd, STDERR_FILENO, 0U));
+  const int error = fd < 0 ? errno : 0;
+  if (fd >= 0) ::close(fd);
+  ::close(pidfd);
+  return error == EBADF ? 0 : error;  // rights are asked for first: it has none of that number
+}
+
 struct Unlink {
   std::string path;
   ~Unlink() { ::unlink(path.c_str()); }
@@ -99,6 +113,7 @@ Sharing try_sharing(const std::string& folder, Duration timeout) {
     sharing.woken = told.at("woke").get<bool>();
     sharing.locked = locked && told.at("locked").get<bool>() &&
                      detail::is_locked_by_other(file.fd(), kSecondByte);
+    sharing.getfd = told.at("getfd").get<int>();
     sharing.freed = other.kill() && locks(file.fd(), kSecondByte);
   } catch (const std::exception& error) {  // of the system, or of reading the answer
     sharing.trouble = detail::message_of(error);
@@ -118,7 +133,9 @@ void share_back(const std::string& path) {
     if (!woke) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   file.board().answer.store(kTheirs, std::memory_order_release);
-  print(Json{{"seen", seen}, {"locked", locked}, {"woke", woke}}.dump() + "\n");
+  print(Json{{"seen", seen}, {"locked", locked}, {"woke", woke}, {"getfd", take_descriptor()}}
+            .dump() +
+        "\n");
   std::string ignored;
   while (std::getline(std::cin, ignored)) continue;  // holds its lock until it is killed
 }

@@ -1,4 +1,5 @@
-// Whether two processes get along in /dev/shm: bytes, futex, file locks.
+// Whether two processes get along in /dev/shm: bytes, futex, file locks. And whether one may take
+// the other one's descriptors.
 #pragma once
 
 #include <string>

@@ -1,6 +1,7 @@
 """tenon doctor: what it finds here and on simulated GPUs, in words and as JSON, by the exit codes it promises."""
 
 import contextlib
+import ctypes
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import resource
 import signal
 import struct
 import subprocess
+import sys
 import time
 import unittest
 
@@ -21,6 +23,18 @@ SIM = KIND == "cuda"
 WITH_CUDA = os.environ.get("TENON_WITH_CUDA") == "1"
 DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / "docs" / "doctor.md"
 MAGIC = 0x01004E4F4E45541D
+
+
+def no_pidfd_getfd():
+    """As containers have it by default: from here on this process's pidfd_getfd is EPERM. For children to be."""
+    load, equal, answer, number, eperm, allow = 0x20, 0x15, 0x06, 438, 0x00050001, 0x7FFF0000
+    steps = ((load, 0, 0, 0), (equal, 0, 1, number), (answer, 0, 0, eperm), (answer, 0, 0, allow))
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+    program = struct.pack("@HP", len(steps), ctypes.addressof(code))
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    for arguments in ((38, 1, 0, 0, 0), (22, 2, program)):  # no new privileges; a filter of seccomp
+        if prctl(*arguments) != 0:
+            raise OSError(ctypes.get_errno(), "prctl")
 
 
 class DoctorCase(Case):
@@ -39,7 +53,10 @@ class DoctorCase(Case):
             self.assertEqual(set(check), {"name", "status", "detail", "advice"})
             self.assertIn(check["status"], STATUSES)
             self.assertTrue(check["detail"])
-            self.assertEqual(bool(check["advice"]), check["status"] in ("warn", "fail"), check)
+            if check["status"] != "not checked":
+                self.assertEqual(bool(check["advice"]), check["status"] in ("warn", "fail"), check)
+            if check["advice"]:
+                self.assertTrue(check["advice"].endswith(f" [docs/doctor.md#{check['name']}]"), check)
         failed = any(check["status"] == "fail" for check in checks)
         self.assertEqual(done.returncode, int(failed) if expect is None else expect, what)
         self.assertFalse(os.path.exists(f"/dev/shm/tenon-doctor.{UID}.{done.pid}"))
@@ -139,6 +156,19 @@ class Host(DoctorCase):
         else:
             self.assert_found(found, "driver", "not checked", "built without the CUDA toolkit")
 
+    def test_whether_descriptors_can_be_taken(self):
+        """PyTorch takes them of another process for expandable segments; Tenon takes none."""
+        expandable = environment(PYTORCH_CUDA_ALLOC_CONF="expandable_segments:True")
+        asks = "import ctypes, os; a = os.pidfd_open(os.getppid()); exit(ctypes.CDLL(None).syscall(438, a, 2, 0) < 0)"
+        refused = subprocess.run([sys.executable, "-c", asks], timeout=60).returncode != 0
+        found = self.doctor(env=expandable)
+        self.assert_found(found, "ptrace", "warn" if refused else "ok", "pidfd_getfd" if refused else "pidfd_getfd works")
+        found = self.doctor(preexec_fn=no_pidfd_getfd)
+        self.assert_found(found, "ptrace", "ok", "pidfd_getfd is refused; Tenon needs no ptrace")
+        self.assertEqual(found["shm-sharing"]["status"], "ok", found["shm-sharing"])
+        found = self.doctor(preexec_fn=no_pidfd_getfd, env=expandable)
+        self.assert_found(found, "ptrace", "warn", "pidfd_getfd: Operation not permitted")
+
     def test_in_a_user_namespace(self):
         inside = ["unshare", "--user", "--map-root-user"]
         if subprocess.run([*inside, "true"], capture_output=True, timeout=60).returncode != 0:
@@ -164,6 +194,17 @@ class Printed(DoctorCase):
         names = [line.split("  ")[0] for line in lines]
         self.assertEqual(len([n for n in names if n in STATUSES]), len(self.doctor()))
         self.assertRegex(lines[-1], r"^\d+ ok, \d+ warn, \d+ fail, \d+ not checked; docs/doctor.md")
+
+    def test_advice_ends_with_where_the_document_says_why(self):
+        """The anchor stands behind each finding's advice alone, and the document has it."""
+        anchors = set(re.findall(r'<a id="([\w-]+)"></a>', DOCUMENT.read_text()))
+        name = unique_name()  # nobody publishes it: there is advice for one check at least
+        done = subprocess.run([TENON, "doctor", name], capture_output=True, text=True, timeout=120)
+        advised = [check for check in self.doctor(name, expect=1).values() if check["advice"]]
+        self.assertIn("publication", [check["name"] for check in advised])
+        led_to = re.findall(r"\[docs/doctor\.md#([\w-]+)\]$", done.stdout, re.MULTILINE)
+        self.assertEqual(led_to, [check["name"] for check in advised])
+        self.assertLessEqual(set(led_to), anchors)
 
     def on_a_terminal(self, **variables):
         master, slave = pty.openpty()
@@ -271,6 +312,11 @@ class Gpus(DoctorCase):
     def test_an_old_driver(self):
         self.assert_found(self.on(expect=1, TENON_SIM_DRIVER="12040"), "runtime", "fail", "CUDA 12.4")
 
+    def test_a_libcuda_of_another_release_than_the_kernels_driver(self):
+        found = self.on(expect=1, TENON_SIM_FAIL="cudaGetDeviceCount:0:803")
+        self.assert_found(found, "gpus", "fail", "cudaErrorSystemDriverMismatch")
+        self.assert_found(found, "gpus", "fail", "of different releases")
+
     def test_compute_modes(self):
         for mode in ("exclusive", "prohibited"):
             found = self.on(expect=1, TENON_SIM_COMPUTE_MODE=mode)
@@ -292,6 +338,16 @@ class Gpus(DoctorCase):
     def test_peers(self):
         self.assert_found(self.on(TENON_SIM_NO_PEER="1"), "peers", "warn", "0-1, 1-0")
         self.assert_found(self.on(TENON_SIM_DEVICES="1"), "peers", "ok", "one GPU")
+
+    def test_memory_of_another_gpu(self):
+        """Opened by the importer after both GPUs' own: of 1 from 0, then of 0 from 1."""
+        for call, says in ((3, "GPU 1 from GPU 0: cudaIpcOpenMemHandle: cudaErrorTooManyPeers"), (4, "GPU 0 from GPU 1: cudaIpcOpenMemHandle: ")):
+            found = self.on(expect=1, TENON_SIM_FAIL=f"cudaIpcOpenMemHandle:{call}:711")
+            self.assert_found(found, "peers", "fail", says)
+            self.assert_found(found, "peers", "fail", "with it current")
+            self.assert_found(found, "ipc-memory", "ok", "")
+        found = self.on(TENON_SIM_DEVICES="3", TENON_SIM_NO_PEER="0-2", TENON_SIM_FAIL="cudaIpcOpenMemHandle:8:711")
+        self.assert_found(found, "peers", "warn", "0-2, 2-0")  # 3 of their own and 4 others: there is no eighth
 
     def test_visible_devices(self):
         found = self.on(CUDA_VISIBLE_DEVICES="")
@@ -344,3 +400,13 @@ class Gpus(DoctorCase):
         if found["nccl"]["status"] == "not checked":
             self.skipTest("built without NCCL's header")
         self.assert_found(found, "nccl", "fail", "TENON_NCCL_LIBRARY")
+
+    def test_what_is_set_for_nccl(self):
+        found = self.on(expect=1, NCCL_SOCKET_IFNAME="nosuch0")
+        self.assert_found(found, "nccl-environment", "fail", "NCCL_SOCKET_IFNAME='nosuch0' leaves none")
+        self.assert_found(self.on(NCCL_CUMEM_ENABLE="0"), "nccl-environment", "warn", "NCCL_CUMEM_ENABLE=0")
+        self.assert_found(self.on(expect=1, NCCL_COMM_BLOCKING="1"), "nccl-environment", "fail", "NCCL_COMM_BLOCKING=1")
+        up = self.on()["interfaces"]
+        if up["status"] == "ok":
+            first = up["detail"].split(", ")[0]
+            self.assert_found(self.on(NCCL_SOCKET_IFNAME=f"={first}"), "nccl-environment", "ok", "nothing set")
