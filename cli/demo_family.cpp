@@ -19,6 +19,7 @@
 #include <thread>
 
 #include "demo.hpp"
+#include "progress.hpp"
 #include "signals.hpp"
 
 namespace tenon::cli {
@@ -205,10 +206,12 @@ class Collector {
     Version& version = versions_[report.version];
     if (report.kind == ReportKind::published) {
       version.published = report;
+      checking_.emplace("checking every byte", !plan_.quiet);
     } else {
       version.seen.push_back(report);
     }
     if (!version.published || version.seen.size() < plan_.subscribers) return false;
+    checking_.reset();
     report_.add(row_of(version));
     versions_.erase(report.version);
     return true;
@@ -235,6 +238,7 @@ class Collector {
   const DemoPlan& plan_;
   DemoReport& report_;
   std::map<std::uint64_t, Version> versions_;
+  std::optional<Waiting> checking_;  ///< what the subscribers do with a version, shown
 };
 
 }  // namespace

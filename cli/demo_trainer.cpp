@@ -60,6 +60,7 @@ class Weights {
     const std::uint64_t half = bytes_ / 2;
     const bool share = plan_.memory.kind == MemoryKind::host && half >= kWorthSharing;
     const unsigned threads = share ? plan_.threads : 1;
+    const Waiting waiting("copying plainly, to compare with", !plan_.quiet);
     Report report{.kind = ReportKind::copied, .took_ns = ~std::uint64_t{0}, .bytes = 2 * half};
     for (int round = 0; round < 3; ++round) {
       check_signals();
@@ -139,6 +140,7 @@ class Publishing {
   Report publish(const Weights& weights) {
     const Layout& layout = plan_.layout;
     const std::span<const Source> sources = weights.sources();
+    const Waiting waiting("publishing", !plan_.quiet);
     Publisher::Update update = begin();
     Report report{.kind = ReportKind::published};
     const std::uint64_t began = detail::monotonic_ns();

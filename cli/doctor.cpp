@@ -48,8 +48,8 @@ Row row_of(const char* name, Finding finding) {
 
 std::vector<Row> examine(const DoctorOptions& options) {
   const Uid owner = options.owner.value_or(::geteuid());
-  doctor::Evidence evidence = doctor::collect(owner);
   const Waiting waiting("looking at this machine", !options.quiet);
+  doctor::Evidence evidence = doctor::collect(owner);
   handle_signals(OnSignal::remember);  // it makes a file
   evidence.sharing = doctor::try_sharing("/dev/shm", options.timeout);
   handle_signals(OnSignal::exit);

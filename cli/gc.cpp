@@ -5,6 +5,7 @@
 
 #include "commands.hpp"
 #include "options.hpp"
+#include "progress.hpp"
 
 namespace tenon::cli {
 namespace {
@@ -13,10 +14,15 @@ struct GcOptions {
   std::optional<Uid> owner{};
   bool dry_run = false;
   bool json = false;
+  bool quiet = false;
 };
 
 Exit collect(const GcOptions& options) {
-  const std::vector<Leftover> leftovers = tenon::gc(options.dry_run, options.owner);
+  std::vector<Leftover> leftovers;
+  {  // freeing many GB takes seconds
+    const Waiting waiting("removing leftovers", !options.quiet);
+    leftovers = tenon::gc(options.dry_run, options.owner);
+  }
   if (options.json) {
     Json json = Json::array();
     for (const Leftover& l : leftovers) {
@@ -45,6 +51,7 @@ void add_gc(CLI::App& app, Run& run) {
   command->add_flag("--dry-run", options->dry_run, "Only say what would be removed");
   command->add_flag("--json", options->json, "Print a JSON array of objects");
   add_owner(*command, options->owner);
+  add_quiet(*command, options->quiet);
   command->footer("Safe beside live publishers and subscribers.\n\nExample:\n  tenon gc --dry-run");
   command->callback([options, &run] { run = [options] { return collect(*options); }; });
 }

@@ -6,6 +6,7 @@
 #include "commands.hpp"
 #include "decode.hpp"
 #include "options.hpp"
+#include "progress.hpp"
 #include "snapshot.hpp"
 
 namespace tenon::cli {
@@ -20,8 +21,10 @@ struct GetOptions {
 };
 
 // Of all parameters, by the checksums that the publisher took.
-void check_whole(const Snapshot& snapshot) {
+void check_whole(const Snapshot& snapshot, bool quiet) {
+  Waiting waiting("comparing with the checksums", !quiet);
   const std::vector<std::string> wrong = snapshot.verify();
+  waiting.end();
   if (wrong.empty()) return;
   std::string names;
   for (const std::string& name : wrong) names += (names.empty() ? "" : ", ") + printable(name);
@@ -43,7 +46,7 @@ Exit get(const GetOptions& options) {
   {
     Snapshot snapshot = Snapshot::take(subscriber, options.reader, deadline, i);
     version = snapshot.version();
-    if (options.verify) check_whole(snapshot);
+    if (options.verify) check_whole(snapshot, options.reader.quiet);
     const std::uint64_t size = info(place.dtype).bytes;
     const std::uint64_t head = std::min(options.head, elements);
     std::vector<std::byte> room;

@@ -53,15 +53,20 @@ void Waiting::end() {
   });
 }
 
+void Waiting::complain_above(std::string_view text) {
+  const std::lock_guard lock(mutex_);
+  if (std::exchange(shown_, false)) wipe();
+  complain(text);
+}
+
 void Waiting::show() {
   std::unique_lock lock(mutex_);
-  bool shown = false;
   for (int seconds = 1; !over_.wait_for(lock, std::chrono::seconds(1), [&] { return is_over_; });
        ++seconds) {
     std::fprintf(stderr, "\r\033[Ktenon: %s (%d s)", what_.c_str(), seconds);
-    shown = true;
+    shown_ = true;
   }
-  if (shown) wipe();
+  if (shown_) wipe();
 }
 
 }  // namespace tenon::cli

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <thread>
 
 namespace tenon::cli {
@@ -41,6 +42,8 @@ class Waiting {
   ~Waiting() { end(); }
   /// Wipes the line, for good. Threads: any.
   void end();
+  /// complain(), above the line. Threads: any.
+  void complain_above(std::string_view text);
 
  private:
   void show();
@@ -49,6 +52,7 @@ class Waiting {
   std::mutex mutex_;
   std::condition_variable over_;
   bool is_over_ = false;
+  bool shown_ = false;
   std::once_flag joined_;
   std::thread thread_;
 };

@@ -121,20 +121,55 @@ void tell_version(const Output& output, const char* did, const std::string& name
   }
 }
 
-relay::Watch watch_for(const Output& output, const char* did, const std::string& name) {
-  relay::Watch watch;
-  // A group's first collective takes seconds.
-  const auto first = std::make_shared<Waiting>("waiting for a group of relays", !output.quiet);
-  if (!output.quiet)
-    watch.note = [first](const std::string& text) {
-      first->end();
+/// What a relay is doing, shown while it takes long: one thing at a time.
+/// Threads: one at a time.
+class StatusLine {
+ public:
+  explicit StatusLine(const Output& output) : wanted_(!output.quiet) {}
+  void begin(const std::string& what) {
+    waiting_.emplace(what, wanted_);
+    allocating_.emplace("allocating", wanted_);
+  }
+  void end() {
+    waiting_.reset();
+    allocating_.reset();
+  }
+  void note(const std::string& text) {
+    if (!wanted_) return;
+    if (waiting_)
+      waiting_->complain_above(printable(text));
+    else
       complain(printable(text));
-    };
-  watch.group = [first, &output](const GroupReport& g) {
-    first->end();
+  }
+  /// What was begun has come to taking room for a publication here.
+  void allocated(std::uint64_t done, std::uint64_t total) {
+    waiting_.reset();
+    if (allocating_) allocating_->update(done, total);
+  }
+
+ private:
+  bool wanted_;
+  std::optional<Waiting> waiting_;
+  std::optional<Progress> allocating_;
+};
+
+relay::Watch watch_for(const Output& output, const char* did, const std::string& name,
+                       StatusLine& line) {
+  line.begin("waiting for a group of relays");
+  relay::Watch watch;
+  watch.note = [&line](const std::string& text) { line.note(text); };
+  watch.doing = [&line](const std::string& what) {
+    if (what.empty())
+      line.end();
+    else
+      line.begin(what);
+  };
+  watch.group = [&](const GroupReport& g) {
+    line.end();
     tell_group(output, g);
   };
-  watch.version = [&output, did, name](const VersionReport& v) {
+  watch.version = [&, did, name](const VersionReport& v) {
+    line.end();
     tell_version(output, did, name, v);
   };
   watch.stop = was_signalled;
@@ -143,9 +178,9 @@ relay::Watch watch_for(const Output& output, const char* did, const std::string&
 
 // Makes and runs a sender or replica. Then the publication is there: what is waited for next has
 // not been `said`.
-void send_once(SendOptions& options, Waiting& waiting, bool& first, bool& said) {
+void send_once(SendOptions& options, StatusLine& line, bool& first, bool& said) {
   const auto started = [&](const char* event, const char* key, const std::string& address) {
-    waiting.end();
+    line.end();
     said = false;
     if (std::exchange(first, false)) tell_start(options.output, event, options.name, key, address);
   };
@@ -154,7 +189,7 @@ void send_once(SendOptions& options, Waiting& waiting, bool& first, bool& said) 
     options.relay.listen = sender.address();  // receivers find its successor there
     started("listening", "address", sender.address());
     const StopOnSignal stop(sender);
-    return sender.run(watch_for(options.output, "sent", options.name));
+    return sender.run(watch_for(options.output, "sent", options.name, line));
   }
   relay::Replica replica(options.name, {.from = options.join,
                                         .op = *options.relay.reduce,
@@ -164,26 +199,28 @@ void send_once(SendOptions& options, Waiting& waiting, bool& first, bool& said) 
                                         .join = options.relay.attach});
   started("joined", "from", options.join);
   const StopOnSignal stop(replica);
-  replica.run(watch_for(options.output, "sent", options.name));
+  replica.run(watch_for(options.output, "sent", options.name, line));
 }
 
 // One after the other: a trainer that starts again is another publication.
 void send_until_signal(SendOptions& options) {
   bool first = true, said = false;
-  Waiting waiting("waiting for '" + options.name + "'", !options.output.quiet);
+  const std::string awaited = "waiting for '" + options.name + "'";
+  StatusLine line(options.output);
+  line.begin(awaited);
   const detail::Deadline appear(options.relay.attach);
   options.relay.attach = std::min<Duration>(options.relay.attach, kLook);
   while (!was_signalled()) {
     try {
-      send_once(options, waiting, first, said);
+      send_once(options, line, first, said);
     } catch (const Error& error) {
       const bool ended = error.code() == Errc::PublisherGone || error.code() == Errc::Closed;
       const bool absent = error.code() == Errc::NotFound || error.code() == Errc::DeadlinePassed;
       const bool in_vain = first && appear.passed();
       if ((!ended && !absent) || in_vain) throw;
       if (!ended || first || std::exchange(said, true)) continue;
-      if (!options.output.quiet)
-        complain(printable(error.message()) + "; waiting for its successor");
+      line.note(error.message() + "; waiting for its successor");
+      line.begin(awaited);
     }
   }
 }
@@ -199,7 +236,6 @@ Exit send(SendOptions& options) {
 // In attempts, between which we look for signals. Each is longer than the last: where a large
 // layout comes over a slow network, short ones would all be in vain.
 std::unique_ptr<relay::Receiver> join(const ReceiveOptions& told) {
-  const Waiting waiting("joining " + told.relay.from, !told.output.quiet);
   relay::ReceiverOptions options = told.relay;
   const detail::Deadline deadline(options.join);
   for (Duration patience = kLook;; patience *= 2) {
@@ -219,16 +255,18 @@ Exit receive(ReceiveOptions& options) {
   if (!options.secret_file.empty()) options.relay.secret = relay::read_secret(options.secret_file);
   if (options.relay.memory) use_device(*options.relay.memory);
   handle_signals(OnSignal::remember);
-  Progress progress("allocating", !options.output.quiet);
+  StatusLine line(options.output);
   options.relay.progress = [&](std::uint64_t done, std::uint64_t total) {
     check_signals();
-    progress.update(done, total);
+    line.allocated(done, total);
   };
   try {
+    line.begin("joining " + options.relay.from);
     const std::unique_ptr<relay::Receiver> receiver = join(options);
+    line.end();
     tell_start(options.output, "receiving", receiver->name(), "from", options.relay.from);
     const StopOnSignal stop(*receiver);
-    receiver->run(watch_for(options.output, "received", receiver->name()));
+    receiver->run(watch_for(options.output, "received", receiver->name(), line));
   } catch (const Interrupted&) {
   }
   return Exit::ok;  // being told to stop is how receiving ends
@@ -240,7 +278,7 @@ void add_output(CLI::App& command, Output& output, std::string& secret_file) {
                   "Holds what both ends know, 16 bytes or more; needed off loopback")
       ->type_name("FILE");
   command.add_flag("--json", output.json, "Events as JSON, one object per line");
-  command.add_flag("--quiet", output.quiet, "No notes on standard error");
+  command.add_flag("--quiet", output.quiet, "No notes and no progress on standard error");
 }
 
 void add_replicas(CLI::App& command, SendOptions& options) {

@@ -95,6 +95,7 @@ Snapshot Snapshot::take(Subscriber& subscriber, const ReaderOptions& options,
     snapshot.memory_ = subscriber.memory();
     return snapshot;
   }
+  const Waiting waiting("loading a version of '" + options.name + "'", !options.quiet);
   LoadPlan plan = snapshot.plan_load(subscriber, only);
   for (;;) {
     const std::uint64_t next = subscriber.join();

@@ -65,6 +65,9 @@ struct Watch {
   std::function<void(const VersionReport&)> version{};
   /// Asked at least every 100 ms while nothing is on the wire; true ends run().
   std::function<bool()> stop{};
+  /// What begins and may take long: "forming group 2", "sending version 3"; empty when it is over.
+  /// Never two at once. May not throw.
+  std::function<void(const std::string&)> doing{};
 };
 
 struct SenderOptions {

@@ -1,5 +1,6 @@
 #include "joining.hpp"
 
+#include <relay/doing.hpp>
 #include <relay/node.hpp>
 #include <relay/timing.hpp>
 
@@ -24,6 +25,7 @@ bool enter_group(Group& group, const FormGroup& announced, const Newcomer& who) 
                      .receivers = announced.size - announced.senders,
                      .engine = announced.engine};
   try {
+    const Doing doing(who.watch, "joining group " + std::to_string(announced.group));
     {
       const Timed timed(report.setup);
       group.join(announced.group, {}, who.connection.store(announced.group), [&](Store& store) {

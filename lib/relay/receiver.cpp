@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <optional>
+#include <relay/doing.hpp>
 #include <relay/group.hpp>
 #include <relay/incoming.hpp>
 #include <relay/joining.hpp>
@@ -178,6 +179,7 @@ void Receiver::Impl::enter(const FormGroup& group) {
 
 void Receiver::Impl::make_room(const Offer& offer) {
   give_up_version();
+  const Doing doing(watch_, "making room for version " + std::to_string(offer.version));
   create();
   report_ = {.version = offer.version, .receivers = 1};
   Answer answer{offer.version, {}};
@@ -206,6 +208,7 @@ void Receiver::Impl::receive(const Transfer& transfer) {
     throw Error(Errc::BadFormat, "a sender's transfer of version " +
                                      std::to_string(transfer.version) +
                                      " is not of the version it offered");
+  const Doing doing(watch_, "receiving version " + std::to_string(transfer.version));
   try {
     const detail::Deadline deadline{std::chrono::milliseconds(transfer.deadline_ms)};
     // A stream's buckets become readable one by one, in order; and an attempt's number is used up.
@@ -222,6 +225,7 @@ void Receiver::Impl::receive(const Transfer& transfer) {
 
 void Receiver::Impl::commit(const Commit& commit) {
   if (!update_ || update_->version() != commit.version) return;  // it failed, and we said so
+  const Doing doing(watch_, "publishing version " + std::to_string(commit.version));
   try {
     if (commit.sums != sums_)
       throw Error(Errc::PeerGone, "what came is not what was sent (checksums differ)");

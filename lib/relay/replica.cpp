@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <optional>
+#include <relay/doing.hpp>
 #include <relay/group.hpp>
 #include <relay/joining.hpp>
 #include <relay/messages.hpp>
@@ -147,6 +148,7 @@ void Replica::Impl::enter(const FormGroup& group) {
 
 void Replica::Impl::hold(const Offer& offer) {
   lease_.reset();
+  const Doing doing(watch_, "waiting for version " + std::to_string(offer.version));
   report_ = {.version = offer.version};
   Answer answer{offer.version, {}};
   try {
@@ -182,6 +184,7 @@ void Replica::Impl::hand_over(const Reduce& reduce) {
   if (!lease || lease->version() != reduce.version || group_.senders() == nullptr)
     throw Error(Errc::BadFormat, "a sender wants version " + std::to_string(reduce.version) +
                                      ", which it was not promised");
+  const Doing doing(watch_, "sending version " + std::to_string(reduce.version));
   Done done{.group = announced_.group, .version = reduce.version, .failure = {}};
   try {
     const detail::Deadline deadline{std::chrono::milliseconds(reduce.deadline_ms)};

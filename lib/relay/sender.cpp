@@ -1,6 +1,7 @@
 // The sender: who comes and goes, and the groups they form. What they are handed:
 // sender_versions.cpp.
 #include <algorithm>
+#include <relay/doing.hpp>
 #include <relay/timing.hpp>
 #include <utility>
 
@@ -251,6 +252,7 @@ void Sender::Impl::form_group() {
   GroupReport report{.group = ++groups_,
                      .receivers = static_cast<int>(peers.size()) + 1 - senders(),
                      .engine = choose_engine()};
+  const Doing doing(watch_, "forming group " + std::to_string(groups_));
   const detail::Deadline deadline(options_.deadline);
   const detail::Deadline end(options_.deadline + std::chrono::seconds(1));  // for all to say so
   const int size = static_cast<int>(peers.size()) + 1;

@@ -1,5 +1,6 @@
 // How a version is handed on: offered, routed, announced, sent, concluded. The bytes: outgoing.hpp.
 #include <algorithm>
+#include <relay/doing.hpp>
 #include <relay/timing.hpp>
 #include <utility>
 
@@ -22,6 +23,7 @@ void Sender::Impl::hand_on(const Lease& lease) {
   if (offer(lease.version(), replicas, report).size() < replicas.size()) return;
   const std::vector<PeerId> takers = offer(lease.version(), peers(false), report);
   if (takers.empty()) return;
+  const Doing doing(watch_, "sending version " + std::to_string(lease.version()));
   const std::vector<Route> routes = route(lease, takers);
   announce(lease.version(), takers, routes);
   detail::StageTimer timer(subscriber_.stages(), format::Stage::send);
@@ -68,6 +70,7 @@ std::vector<int> Sender::Impl::ranks_of(const std::vector<PeerId>& peers) const 
 std::vector<PeerId> Sender::Impl::offer(std::uint64_t version, const std::vector<PeerId>& peers,
                                         VersionReport& report) {
   const Timed timed(report.waited);
+  const Doing doing(watch_, "offering version " + std::to_string(version));
   answers_.clear();
   std::vector<PeerId> asked;
   for (const PeerId peer : peers) {

@@ -107,6 +107,25 @@ TEST(Waiting, CountsSecondsUntilItEnds) {
   EXPECT_EQ(terminal.shown(), "");
 }
 
+TEST(Waiting, GoesOnBelowWhatIsSaidMeanwhile) {
+  const Terminal terminal;
+  Waiting waiting("waiting", true);
+  waiting.complain_above("early");
+  EXPECT_EQ(terminal.shown(), "tenon: early\r\n") << "nothing to wipe";
+  std::string shown;
+  const auto read_until = [&](const char* text) {
+    while (shown.find(text) == std::string::npos) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));  // between two looks
+      shown += terminal.shown();
+    }
+  };
+  read_until("(1 s)");
+  waiting.complain_above("news");
+  read_until("(2 s)");
+  const std::string line = std::string(kWiped) + "tenon: waiting ";
+  EXPECT_EQ(shown, line + "(1 s)" + kWiped + "tenon: news\r\n" + line + "(2 s)");
+}
+
 TEST(Waiting, ThatIsShortSaysNothing) {
   const Terminal terminal;
   { const Waiting waiting("waiting", true); }
