@@ -118,13 +118,16 @@ class Shown(Case):
         variables = {f"TENON_SLOW_{call.upper()}": str(time) for call, time in milliseconds.items()}
         return environment(LD_PRELOAD=library, **variables)
 
+    def wiped(self, command):
+        """All that it wrote until it ended well, of which nothing is left on the screen."""
+        text = command.read()
+        self.assertEqual((command.process.wait(PATIENCE), on_screen(text)), (0, b""))
+        return text
+
     def dump_to_a_slow_disk(self, *arguments):
         name = unique_name()
         self.serve(self.file(SMALL), name, "--memory", "host")
-        dump = self.terminal("dump", name, self.path("o"), *arguments, env=self.slow(fsync=5000))
-        text = dump.read()
-        self.assertEqual((dump.process.wait(PATIENCE), on_screen(text)), (0, b""))
-        return text
+        return self.wiped(self.terminal("dump", name, self.path("o"), *arguments, env=self.slow(fsync=5000)))
 
     def test_syncing_is_shown_and_wiped(self):
         self.assertIn(b"\r\033[Ktenon: syncing (2 s)", self.dump_to_a_slow_disk())
@@ -153,10 +156,7 @@ class Shown(Case):
 
     def demo_slowly(self, *arguments):
         line = ["demo", "--model", self.file(LARGE), "--memory", "host", "--versions", 1, "--subscribers", 1]
-        demo = self.terminal(*line, *arguments, env=self.slow(madvise=1200))
-        text = demo.read()
-        self.assertEqual((demo.process.wait(PATIENCE), on_screen(text)), (0, b""))
-        return text
+        return self.wiped(self.terminal(*line, *arguments, env=self.slow(madvise=1200)))
 
     def test_a_demo_shows_what_it_allocates(self):
         self.assertIn(b"\r\033[Ktenon: allocating 67.1 MB of ", self.demo_slowly())

@@ -275,5 +275,65 @@ TEST(Gc, SaysNothingOfWhatItCannotRemove) {
   EXPECT_EQ(::rmdir(path.c_str()), 0);
 }
 
+/// What is logged of places that were somebody's who died, while it lives.
+class ReclaimedPlaces {
+ public:
+  ReclaimedPlaces() {
+    set_log_level(LogLevel::warn);
+    set_log_callback(keep, this);
+  }
+  ReclaimedPlaces(const ReclaimedPlaces&) = delete;
+  ReclaimedPlaces& operator=(const ReclaimedPlaces&) = delete;
+  ~ReclaimedPlaces() {
+    set_log_callback(nullptr);
+    set_log_level(before_);
+  }
+  std::vector<std::string> lines;
+
+ private:
+  static void keep(LogLevel, std::string_view line, void* self) {
+    if (line.find("is free again") != std::string_view::npos)
+      static_cast<ReclaimedPlaces*>(self)->lines.emplace_back(line);
+  }
+  LogLevel before_ = log_level();
+};
+
+TEST_P(Death, APlaceGivenBackIsNoDeath) {
+  ReclaimedPlaces places;
+  Publisher pub = Publisher::create(name_, model_.layout, {.memory = {GetParam()}});
+  {
+    auto first = Subscriber::attach(name_);
+    auto second = Subscriber::attach(name_);
+  }
+  auto one = Subscriber::attach(name_);  // and its process's former places are looked at
+  auto two = Subscriber::attach(name_);
+  model_.publish(pub, 1);
+  EXPECT_TRUE(places.lines.empty()) << places.lines.front();
+}
+
+TEST_P(Death, WhoseDeathFreedAPlaceIsLogged) {
+  Publisher pub = Publisher::create(name_, model_.layout, {.memory = {GetParam()}});
+  model_.publish(pub, 1);
+  for (const bool by_publisher : {true, false}) {
+    Child holder([&] {
+      auto sub = Subscriber::attach(name_);
+      const Lease lease = sub.wait(newest(), kPatience);
+      ready_.poke();
+      for (;;) ::pause();
+      return 1;
+    });
+    ASSERT_TRUE(ready_.wait());
+    ReclaimedPlaces places;
+    const std::string who =
+        "place 0 is free again: process " + std::to_string(holder.pid()) + ", which had it, died";
+    holder.kill();
+    if (by_publisher)
+      (void)pub.publish(model_.sources(2), {.deadline = kPatience});
+    else
+      (void)Subscriber::attach(name_);
+    EXPECT_EQ(places.lines, std::vector<std::string>{who});
+  }
+}
+
 }  // namespace
 }  // namespace tenon::test

@@ -428,60 +428,6 @@ TEST(Users, SubscriberOfAnotherUserIsToldThatThePublisherDied) {
 constexpr int kDeaths = 50;
 constexpr auto kHang = 5s;
 
-/// What is logged of places that were somebody's who died, while it lives.
-class ReclaimedPlaces {
- public:
-  ReclaimedPlaces() {
-    set_log_level(LogLevel::warn);
-    set_log_callback(keep, this);
-  }
-  ReclaimedPlaces(const ReclaimedPlaces&) = delete;
-  ReclaimedPlaces& operator=(const ReclaimedPlaces&) = delete;
-  ~ReclaimedPlaces() {
-    set_log_callback(nullptr);
-    set_log_level(before_);
-  }
-  std::vector<std::string> lines;
-
- private:
-  static void keep(LogLevel, std::string_view line, void* self) {
-    if (line.find("is free again") != std::string_view::npos)
-      static_cast<ReclaimedPlaces*>(self)->lines.emplace_back(line);
-  }
-  LogLevel before_ = log_level();
-};
-
-TEST_P(Liveness, APlaceGivenBackIsNoDeath) {
-  ReclaimedPlaces places;
-  Publisher pub = create();
-  {
-    auto first = Subscriber::attach(name_);
-    auto second = Subscriber::attach(name_);
-  }
-  auto one = Subscriber::attach(name_);  // and its process's former places are looked at
-  auto two = Subscriber::attach(name_);
-  model_.publish(pub, 1);
-  EXPECT_TRUE(places.lines.empty()) << places.lines.front();
-}
-
-TEST_P(Liveness, WhoseDeathFreedAPlaceIsLogged) {
-  Publisher pub = create();
-  model_.publish(pub, 1);
-  for (const bool by_publisher : {true, false}) {
-    Child holder([&] { return hold(); });
-    ASSERT_TRUE(ready_.wait());
-    ReclaimedPlaces places;
-    const std::string who =
-        "place 0 is free again: process " + std::to_string(holder.pid()) + ", which had it, died";
-    holder.kill();
-    if (by_publisher)
-      (void)pub.publish(model_.sources(2), {.deadline = kPatience});
-    else
-      (void)Subscriber::attach(name_);
-    EXPECT_EQ(places.lines, std::vector<std::string>{who});
-  }
-}
-
 class Delays {
  public:
   explicit Delays(std::string what) : what_(std::move(what)) {}
