@@ -71,9 +71,9 @@ class TraceFile {
   void open(const std::string& who, const format::Process& me) noexcept {
     const char* directory = std::getenv("TENON_TRACE");
     if (directory == nullptr || *directory == '\0') return;
-    const unsigned number = per_process<Opened>().count.fetch_add(1, std::memory_order_relaxed);
     pid_ = own_pid();
     try {
+      const unsigned number = per_process<Opened>().count.fetch_add(1, std::memory_order_relaxed);
       path_ = std::string(directory) + "/";
       for (const char c : who) path_ += is_plain(c) ? c : '_';
       path_ += "." + std::to_string(pid_) + ".";
