@@ -190,6 +190,19 @@ TEST_F(Closing, WaitsForWorkOfTheProcess) {
   EXPECT_TRUE(exporter.finish());
 }
 
+TEST_F(Closing, OneOfTwoOpensWaitsToo) {
+  Exporter exporter;
+  const auto handle = exporter.handle();
+  std::byte* memory = open_memory(handle);
+  EXPECT_EQ(open_memory(handle), memory);
+  const cudaStream_t stream = make_stream();
+  EXPECT_OK(launch(stream, [] { std::this_thread::sleep_for(20ms); }));
+  EXPECT_OK(cudaIpcCloseMemHandle(memory));
+  EXPECT_OK(cudaStreamQuery(stream));
+  EXPECT_EQ(read_byte(memory), 42);
+  EXPECT_TRUE(exporter.finish());
+}
+
 TEST_F(Closing, WaitsForHostFunctionsToo) {
   Exporter exporter;
   std::byte* memory = open_memory(exporter.handle());
@@ -353,6 +366,28 @@ TEST_F(Freeing, UnderAReaderIsAViolation) {
   EXPECT_EQ(bytes_in_use(0), 5000U);
   EXPECT_OK(cudaIpcCloseMemHandle(memory));
   EXPECT_EQ(live_allocations(), 0U);
+  EXPECT_TRUE(exporter.finish());
+}
+
+TEST_F(Freeing, LeavesWhatIsOpenToBeOpenedAgain) {
+  Exporter exporter([](Channel& channel, std::byte* memory) {
+    channel.await(1);
+    EXPECT_OK(cudaFree(memory));
+    memory = allocate(5000);
+    EXPECT_OK(cudaMemset(memory, 77, 5000));
+    channel.send(1, export_memory(memory));
+  });
+  const auto old = exporter.handle();
+  std::byte* memory = open_memory(old);
+  exporter.channel.poke(0);
+  const auto fresh = exporter.channel.receive<cudaIpcMemHandle_t>(0);
+  EXPECT_EQ(open_memory(old), memory);
+  EXPECT_EQ(read_byte(memory), 42);  // not what is new
+  EXPECT_OK(cudaIpcCloseMemHandle(memory));
+  EXPECT_EQ(read_byte(open_memory(fresh)), 77);
+  EXPECT_EQ(read_byte(memory), 42);
+  EXPECT_OK(cudaIpcCloseMemHandle(memory));
+  EXPECT_EQ(try_open(old), cudaErrorInvalidValue);
   EXPECT_TRUE(exporter.finish());
 }
 

@@ -388,6 +388,8 @@ TEST_F(Errors, OfAKernelCannotBeResetAway) {
   void* fresh = nullptr;
   EXPECT_EQ(cudaMalloc(&fresh, 1), cudaErrorDevicesUnavailable);
   EXPECT_EQ(cudaStreamQuery(stream), cudaErrorDevicesUnavailable);
+  int current = -1;
+  EXPECT_OK(cudaGetDevice(&current));
   reset_process();
   EXPECT_OK(cudaMalloc(&fresh, 1));
 }

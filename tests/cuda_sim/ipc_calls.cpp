@@ -70,7 +70,7 @@ cudaError_t cudaIpcCloseMemHandle(void* pointer) {
     const auto region = here.regions.find(pointer);
     if (!region || region->kind != Region::Kind::imported || region->base != pointer)
       return cudaErrorInvalidValue;
-    if (region->opens == 1) here.drain();
+    here.drain();  // also when it stays open
     if (const cudaError_t error = after_waiting(here)) return error;
     const std::lock_guard lock(here.importing);
     if (here.regions.count_opens(pointer, -1) > 0) return cudaSuccess;

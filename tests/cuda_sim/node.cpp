@@ -205,8 +205,8 @@ cudaError_t Node::find(const MemoryHandle& handle, Import& import) {
   const AllocationId id{handle.index, entry.generation};
   const bool theirs = entry.owner == handle.exporter && entry.object != 0;
   const bool same = handle.generation == 0 || handle.generation == entry.generation;
-  // Of a process that is gone only those who have it open can open it again.
-  const bool kept = entry.state == State::orphan && dead && same && is_open_here(id);
+  // What is freed, or whose process is gone, only those who have it open can open again.
+  const bool kept = entry.state == State::orphan && same && is_open_here(id);
   const bool stale = entry.state == State::stale && options_.keep_stale && same;
   if (!theirs || (entry.state != State::live && !kept && !stale))
     return dead ? cudaErrorInvalidResourceHandle : cudaErrorInvalidValue;
