@@ -154,10 +154,9 @@ void GpuPayload::stamp(std::uint64_t version) {
   const std::vector<std::uint64_t> words = random_words(layout_.size(), version);
   std::copy(words.begin(), words.end(), words_.host());
   words_.upload(0, words.size(), stream_.get());
-  cuda::check(
-      device::launch_copy(device_, stamps_.device(), static_cast<std::uint32_t>(stamp_items_),
-                          stamp_bytes_, {}, stream_.get()),
-      "launching the stamps");
+  const device::CopyTable stamps{stamps_.device(), static_cast<std::uint32_t>(stamp_items_),
+                                 stamp_bytes_, true};
+  cuda::check(device::launch_copy(device_, stamps, {}, stream_.get()), "launching the stamps");
   stream_.synchronize();
 }
 

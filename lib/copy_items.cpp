@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "cast.hpp"
 #include "copy_bytes.hpp"
@@ -42,6 +43,13 @@ std::uint64_t element_bytes(Cast cast) noexcept {
 }
 
 }  // namespace
+
+bool has_rows(std::span<const CopyItem> items) noexcept {
+  std::uint64_t done = 0;
+  return std::any_of(items.begin(), items.end(), [&](const CopyItem& item) {
+    return item.row_bytes != item.end - std::exchange(done, item.end);
+  });
+}
 
 void copy_part(const CopyItem& item, std::uint64_t begin, std::uint64_t end) noexcept {
   const std::uint64_t element = element_bytes(item.cast);

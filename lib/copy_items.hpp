@@ -10,6 +10,9 @@ namespace tenon {
 /// Reads CopyItem::end for how many rows an item has.
 void copy_items(std::span<const CopyItem> items, CopyBase base = {}) noexcept;
 
+/// Whether an item of the list has more than one row.
+[[nodiscard]] bool has_rows(std::span<const CopyItem> items) noexcept;
+
 /// Destination bytes [begin, end) of an item, counted without the gaps between rows; both rounded
 /// down to whole elements, so that parts which meet anywhere make a whole.
 void copy_part(const CopyItem& item, std::uint64_t begin, std::uint64_t end) noexcept;

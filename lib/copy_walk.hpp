@@ -1,11 +1,11 @@
 // How the blocks and threads of the copy kernel divide their work: everything of it but the loads
 // and stores, so that the tests can run it, thread by thread, on a CPU.
 //
-// Blocks: the destination bytes of all items, one item after the other, are cut into tiles, which
-// the blocks take in turn: what is copied at one time lies close together, for the sake of the
-// GPU's address translation (docs/hardware-notes.md). In front of each item's bytes lies an
-// imaginary kItemCost, so that a crowd of tiny items is dealt out too. A block finds the first item
-// of its next tile by a search from the one it is at.
+// Blocks: the destination bytes of all items, one item after the other, are cut into tiles, one for
+// each block. The GPU starts blocks in order, so what is copied at one time lies close together;
+// blocks that stay and take tiles in turn drift apart, which costs bandwidth (docs/performance.md).
+// In front of each item's bytes lies an imaginary kItemCost, so that a crowd of tiny items is dealt
+// out too. A block finds its tile's first item by a search.
 //
 // Inside a block, of each item its part of the tile is copied in one of two ways:
 //   runs   row by row, each by one team (a warp for short rows, else all threads): bytes up to the
@@ -37,19 +37,19 @@
 
 namespace tenon::walk {
 
-// One block per multiprocessor, with 512 x 4 x 16 bytes = 32 KiB in flight: more of either costs
-// bandwidth (docs/performance.md).
+// Two blocks share a multiprocessor, so that one finds its item while the other copies, with 512 x
+// 4 x 16 bytes = 32 KiB in flight each (docs/performance.md). Their registers let no third be.
 inline constexpr std::uint32_t kThreads = 512;  // of a block
+inline constexpr std::uint32_t kBlocks = 2;     // of a multiprocessor
 inline constexpr std::uint32_t kWarp = 32;
 inline constexpr std::uint32_t kInFlight = 4;  // accesses of a thread before it waits for the first
 inline constexpr std::uint64_t kItemCost = 2048;  // what one item more costs a block, in bytes
 inline constexpr std::uint64_t kGranule = 4096;   // tiles are multiples of it
-inline constexpr std::uint64_t kTileMin = 32768;  // a block for less is not worth its start
+inline constexpr std::uint64_t kTileMin = 16384;  // a block for less is not worth its start
 inline constexpr std::uint64_t kTileMax = 65536;
-inline constexpr std::uint64_t kTilesPerBlock = 32;  // at least, before tiles get larger
-inline constexpr std::uint64_t kBlockRow = 32768;    // longer rows keep all threads busy one by one
-inline constexpr std::uint64_t kWarpRow = 16384;     // shorter ones only a warp
-inline constexpr std::uint64_t kTinyRow = 512;       // and these not even that
+inline constexpr std::uint64_t kBlockRow = 32768;  // longer rows keep all threads busy one by one
+inline constexpr std::uint64_t kWarpRow = 16384;   // shorter ones only a warp
+inline constexpr std::uint64_t kTinyRow = 512;     // and these not even that
 
 struct Span {
   std::uint64_t begin, end;
@@ -76,49 +76,48 @@ struct Place {
                                                                    std::uint32_t count) noexcept {
   return bytes + count * kItemCost;
 }
-/// How a list is dealt out: tiles of so many bytes of cost, to so many blocks.
+/// How a list is dealt out: tiles of so many bytes of cost, a block for each.
 struct Deal {
   std::uint64_t tile;
   std::uint32_t blocks;
 };
 [[nodiscard]] TENON_HOST_DEVICE constexpr Deal deal_of(std::uint64_t cost,
-                                                       std::uint32_t most_blocks) noexcept {
-  std::uint64_t tile = cost / (most_blocks * kTilesPerBlock) / kGranule * kGranule;
+                                                       std::uint32_t multiprocessors) noexcept {
+  std::uint64_t tile = cost / (std::uint64_t{multiprocessors} * kBlocks) / kGranule * kGranule;
   tile = tile < kTileMin ? kTileMin : smaller(tile, kTileMax);
-  const std::uint64_t tiles = cost == 0 ? 1 : (cost + tile - 1) / tile;
-  return {tile, static_cast<std::uint32_t>(smaller(tiles, most_blocks))};
+  return {tile, static_cast<std::uint32_t>((cost + tile - 1) / tile)};
 }
-/// The item that `at` falls into, which is not before item `from`; `count` when behind the last.
-[[nodiscard]] TENON_HOST_DEVICE inline std::uint32_t item_at(const CopyItem* table,
-                                                             std::uint32_t count,
-                                                             std::uint32_t from,
-                                                             std::uint64_t at) noexcept {
-  const auto is_before = [=](std::uint32_t item) {
-    return table[item].end + (item + std::uint64_t{1}) * kItemCost <= at;
-  };
-  std::uint32_t low = from;
-  std::uint32_t high = from;
-  for (std::uint32_t step = 1; high < count && is_before(high); step *= 2) {
-    low = high + 1;
-    high = step < count - high ? high + step : count;
-  }
+/// Whether an item's bytes, and what it costs, end before `at`.
+[[nodiscard]] TENON_HOST_DEVICE inline bool is_before(const CopyItem* table, std::uint32_t item,
+                                                      std::uint64_t at) noexcept {
+  return table[item].end + (item + std::uint64_t{1}) * kItemCost <= at;
+}
+/// The item that `at` falls into; `count` when behind the last. The lanes of a warp look at a place
+/// each, so that a thousand items take two loads, one behind the other, where halving takes ten.
+template <class Access>
+[[nodiscard]] TENON_DEVICE std::uint32_t item_at(const CopyItem* table, std::uint32_t count,
+                                                 std::uint64_t at) noexcept {
+  std::uint32_t low = 0;
+  std::uint32_t high = count;
   while (low < high) {
-    const std::uint32_t middle = low + (high - low) / 2;
-    if (is_before(middle))
-      low = middle + 1;
-    else
-      high = middle;
+    const std::uint32_t step = (high - low + kWarp - 1) / kWarp;
+    low += step * Access::lanes_where([=](std::uint32_t lane) {
+             const std::uint32_t place = low + (lane + 1) * step - 1;
+             return place < high && is_before(table, place, at);
+           });
+    high = high < low + step - 1 ? high : low + step - 1;
   }
   return low;
 }
 /// Which of an item's own bytes a tile has, when they begin behind `before`, cost included.
-/// Boundaries are rounded down to whole elements; both tiles that meet there round alike.
+/// Boundaries are rounded down to whole elements, whose size is a power of two; both tiles that
+/// meet there round alike.
 [[nodiscard]] TENON_HOST_DEVICE constexpr Span part_of(Span tile, std::uint64_t before,
                                                        std::uint64_t bytes,
                                                        std::uint32_t element) noexcept {
   const std::uint64_t begin = tile.begin > before ? smaller(tile.begin - before, bytes) : 0;
   const std::uint64_t end = tile.end > before ? smaller(tile.end - before, bytes) : 0;
-  return {begin - begin % element, end - end % element};
+  return {begin & -std::uint64_t{element}, end & -std::uint64_t{element}};
 }
 
 // --- Rows ---
@@ -156,17 +155,15 @@ struct Run {
   return sizes.from == sizes.to || width == sizes.widest ? width : 1;
 }
 
-/// A run in accesses of `width` elements, and what is before and behind them.
+/// How to copy a run: `head` elements one by one, then accesses of `width`.
 struct Split {
   std::uint32_t width;
-  std::uint64_t head, units, tail;
+  std::uint64_t head;
 };
 [[nodiscard]] TENON_HOST_DEVICE inline Split split(const Run& run, Sizes sizes) noexcept {
   const std::uint64_t to = address(run.to) / sizes.to;
   const std::uint32_t width = width_of(to ^ (address(run.from) / sizes.from), sizes);
-  const std::uint64_t head = smaller((~to + 1) & (width - 1), run.elements);
-  const std::uint64_t units = (run.elements - head) / width;
-  return {width, head, units, run.elements - head - units * width};
+  return {width, smaller((~to + 1) & (width - 1), run.elements)};
 }
 
 /// The widest access, in elements, that divides all rows and what lies between them.
@@ -233,7 +230,8 @@ class Cursor {
   std::uint64_t wrap_from_, wrap_to_;  // from behind a row to the next; modulo 2^64
 };
 
-// --- Copying. `Access` loads and stores: Word<N> load<N>(from), store(to, Word<N>) ---
+// --- Copying. `Access` loads and stores: Word<N> load<N>(from), store(to, Word<N>). It also tells
+// of how many of a warp's lanes something holds: lanes_where(of a lane) ---
 
 template <std::uint32_t kBytes>
 struct Word {
@@ -272,12 +270,11 @@ template <Cast kCast, std::uint32_t kWidth>
   }
 }
 
-/// One round of a lane: kInFlight accesses, `apart` units from each other, as far as `left` units
-/// go (kAll: known to be far enough).
-template <Cast kCast, bool kAll, class Access>
+/// One round of a lane: kInFlight accesses of kWidth elements, `apart` units from each other, as
+/// far as `left` units go (kAll: known to be far enough).
+template <Cast kCast, std::uint32_t kWidth, bool kAll, class Access>
 TENON_DEVICE void copy_round(const std::byte* from, std::byte* to, std::uint32_t apart,
                              std::uint64_t left) noexcept {
-  constexpr std::uint32_t kWidth = sizes_of(kCast).widest;
   constexpr std::uint32_t kFrom = kWidth * sizes_of(kCast).from;
   constexpr std::uint32_t kTo = kWidth * sizes_of(kCast).to;
   Word<kFrom> held[kInFlight];
@@ -294,18 +291,19 @@ TENON_DEVICE void copy_round(const std::byte* from, std::byte* to, std::uint32_t
   }
 }
 
-/// A lane's share of so many of the widest units, one behind the other.
-template <Cast kCast, class Access>
+/// A lane's share of so many units of kWidth elements, one behind the other.
+template <Cast kCast, std::uint32_t kWidth, class Access>
 TENON_DEVICE void copy_units(const std::byte* from, std::byte* to, std::uint64_t units,
                              Place lane) noexcept {
-  constexpr std::uint32_t kFrom = sizes_of(kCast).widest * sizes_of(kCast).from;
-  constexpr std::uint32_t kTo = sizes_of(kCast).widest * sizes_of(kCast).to;
+  constexpr std::uint32_t kFrom = kWidth * sizes_of(kCast).from;
+  constexpr std::uint32_t kTo = kWidth * sizes_of(kCast).to;
   const std::uint64_t round = std::uint64_t{lane.count} * kInFlight;
   std::uint64_t at = lane.index;
   for (; at + lane.count * (kInFlight - 1) < units; at += round)
-    copy_round<kCast, true, Access>(from + at * kFrom, to + at * kTo, lane.count, 0);
+    copy_round<kCast, kWidth, true, Access>(from + at * kFrom, to + at * kTo, lane.count, 0);
   if (at < units)
-    copy_round<kCast, false, Access>(from + at * kFrom, to + at * kTo, lane.count, units - at);
+    copy_round<kCast, kWidth, false, Access>(from + at * kFrom, to + at * kTo, lane.count,
+                                             units - at);
 }
 
 /// A lane's share of a block in units of kWidth elements.
@@ -351,28 +349,35 @@ TENON_DEVICE void copy_element(const Run& run, std::uint64_t index) noexcept {
       convert<kCast, 1>(Access::template load<kSizes.from>(run.from + index * kSizes.from)));
 }
 
+/// A run that begins where accesses of `width` elements can; a cast has only the widest and the
+/// narrowest. kWidth is known to the compiler: a division by `width` costs more than a search.
+template <Cast kCast, std::uint32_t kWidth, class Access>
+TENON_DEVICE void copy_wide(std::uint32_t width, const Run& run, Place lane) noexcept {
+  if (width == kWidth) {
+    const std::uint64_t tail = run.elements % kWidth;
+    // At most 15 elements, and at least kWarp lanes.
+    if (lane.index < tail) copy_element<kCast, Access>(run, run.elements - tail + lane.index);
+    copy_units<kCast, kWidth, Access>(run.from, run.to, run.elements / kWidth, lane);
+  } else if constexpr (kWidth > 1) {
+    copy_wide<kCast, kCast == Cast::none ? kWidth / 2 : 1, Access>(width, run, lane);
+  }
+}
+
 template <Cast kCast, class Access>
 TENON_DEVICE void copy_run(const Run& run, Place lane) noexcept {
   constexpr Sizes kSizes = sizes_of(kCast);
   const Split s = split(run, kSizes);
-  // At most 15 elements on either side, and at least kWarp lanes.
   if (lane.index < s.head) copy_element<kCast, Access>(run, lane.index);
-  if (lane.index < s.tail) copy_element<kCast, Access>(run, run.elements - s.tail + lane.index);
-  const std::byte* const from = run.from + s.head * kSizes.from;
-  std::byte* const to = run.to + s.head * kSizes.to;
-  if (s.width == kSizes.widest)
-    copy_units<kCast, Access>(from, to, s.units, lane);
-  else
-    copy_block_of<kCast, kCast == Cast::none ? kSizes.widest / 2 : 1, Access>(
-        s.width, {from, to, s.units, 1, 0, 0}, lane);
+  copy_wide<kCast, kSizes.widest, Access>(
+      s.width,
+      {run.from + s.head * kSizes.from, run.to + s.head * kSizes.to, run.elements - s.head}, lane);
 }
 
-/// A thread's work for the index-th item, of `bytes` bytes, of which the block has `part`.
+/// A thread's work for an item of several rows, of which the block has `part`.
 template <Cast kCast, class Access>
-TENON_DEVICE void copy_part(const CopyItem& item, std::uint64_t bytes, std::uint32_t index,
+TENON_DEVICE void copy_rows(const CopyItem& item, std::uint64_t bytes, std::uint32_t index,
                             Span part, std::uint32_t thread) noexcept {
   constexpr Sizes kSizes = sizes_of(kCast);
-  if (part.begin == part.end) return;
   const Span touched{part.begin / item.row_bytes, (part.end - 1) / item.row_bytes + 1};
   Span whole{touched.end, touched.end};  // rows copied as a block, not as runs
   if (as_block(item, bytes, kSizes)) {
@@ -400,8 +405,22 @@ TENON_DEVICE void copy_part(const CopyItem& item, std::uint64_t bytes, std::uint
   }
 }
 
+/// A thread's work for the index-th item, of `bytes` bytes, of which the block has `part`. One row
+/// is what nearly all items are: it takes no division and few registers.
+template <Cast kCast, bool kRows, class Access>
+TENON_DEVICE void copy_part(const CopyItem& item, std::uint64_t bytes, std::uint32_t index,
+                            Span part, std::uint32_t thread) noexcept {
+  if (part.begin == part.end) return;
+  if constexpr (kRows)
+    if (item.row_bytes != bytes) return copy_rows<kCast, Access>(item, bytes, index, part, thread);
+  const bool by_all = bytes >= kWarpRow;
+  if (!by_all && (thread / kWarp + index) % (kThreads / kWarp) != 0) return;
+  copy_run<kCast, Access>(run_of(item, part, 0, sizes_of(kCast)),
+                          by_all ? Place{thread, kThreads} : Place{thread % kWarp, kWarp});
+}
+
 /// What one thread does of a tile, whose first item is the index-th.
-template <class Access>
+template <bool kRows, class Access>
 TENON_DEVICE void copy_tile(const CopyItem* table, std::uint32_t count, CopyBase base, Span tile,
                             std::uint32_t index, std::uint32_t thread) noexcept {
   std::uint64_t begin = index == 0 ? 0 : table[index - 1].end;
@@ -412,33 +431,32 @@ TENON_DEVICE void copy_tile(const CopyItem* table, std::uint32_t count, CopyBase
     const Span part = part_of(tile, before, size, sizes_of(item.cast).to);
     switch (item.cast) {
       case Cast::none:
-        copy_part<Cast::none, Access>(item, size, i, part, thread);
+        copy_part<Cast::none, kRows, Access>(item, size, i, part, thread);
         break;
       case Cast::f32_to_bf16:
-        copy_part<Cast::f32_to_bf16, Access>(item, size, i, part, thread);
+        copy_part<Cast::f32_to_bf16, kRows, Access>(item, size, i, part, thread);
         break;
       case Cast::f32_to_f16:
-        copy_part<Cast::f32_to_f16, Access>(item, size, i, part, thread);
+        copy_part<Cast::f32_to_f16, kRows, Access>(item, size, i, part, thread);
         break;
       case Cast::bf16_to_f32:
-        copy_part<Cast::bf16_to_f32, Access>(item, size, i, part, thread);
+        copy_part<Cast::bf16_to_f32, kRows, Access>(item, size, i, part, thread);
         break;
     }
     begin = item.end;
   }
 }
 
-/// The kernel: what one thread, of kThreads, of a block does. `tile` is that of deal_of().
-template <class Access>
+/// The kernel: what one thread, of kThreads, of the index-th block does. `tile` is that of
+/// deal_of().
+template <bool kRows, class Access>
 TENON_DEVICE void copy(const CopyItem* table, std::uint32_t count, std::uint64_t bytes,
-                       CopyBase base, std::uint64_t tile, Place block,
+                       CopyBase base, std::uint64_t tile, std::uint32_t block,
                        std::uint32_t thread) noexcept {
-  const std::uint64_t cost = total_cost(bytes, count);
-  std::uint32_t item = 0;
-  for (std::uint64_t at = block.index * tile; at < cost; at += block.count * tile) {
-    item = item_at(table, count, item, at);
-    copy_tile<Access>(table, count, base, {at, smaller(at + tile, cost)}, item, thread);
-  }
+  const std::uint64_t at = block * tile;
+  const std::uint64_t end = smaller(at + tile, total_cost(bytes, count));
+  copy_tile<kRows, Access>(table, count, base, {at, end}, item_at<Access>(table, count, at),
+                           thread);
 }
 
 }  // namespace tenon::walk

@@ -3,6 +3,7 @@
 #include <tenon/cuda.hpp>
 
 #include "bulk_copy.hpp"
+#include "copy_items.hpp"
 #include "device_buffer.hpp"
 #include "device_kernels.hpp"
 
@@ -21,9 +22,9 @@ class CudaBulkCopy final : public detail::BulkCopy {
     CopyItem* next = table_.host();
     for (const auto& items : buckets) {
       for (const CopyItem& item : items) check_writable(item.to);
-      runs_.push_back({static_cast<std::size_t>(next - table_.host()),
-                       static_cast<std::uint32_t>(items.size()),
-                       items.empty() ? 0 : items.back().end});
+      tables_.push_back({table_.device() + (next - table_.host()),
+                         static_cast<std::uint32_t>(items.size()),
+                         items.empty() ? 0 : items.back().end, has_rows(items)});
       next = std::copy(items.begin(), items.end(), next);
     }
     const cudaStream_t stream = detail::per_process<cuda::Devices>().stream(device_);
@@ -32,22 +33,13 @@ class CudaBulkCopy final : public detail::BulkCopy {
   }
 
   void copy(std::size_t bucket, const std::byte* from, Stream stream) override {
-    const auto [first, count, bytes] = runs_[bucket];
-    if (count == 0) return;
+    if (tables_[bucket].count == 0) return;
     const cuda::DeviceScope scope(device_);
-    cuda::check(device::launch_copy(device_, table_.device() + first, count, bytes, {from, nullptr},
-                                    stream.get()),
+    cuda::check(device::launch_copy(device_, tables_[bucket], {from, nullptr}, stream.get()),
                 "launching the load kernel");
   }
 
  private:
-  /// A bucket's items in the table.
-  struct Run {
-    std::size_t first;
-    std::uint32_t count;
-    std::uint64_t bytes;
-  };
-
   void check_writable(const void* to) const {
     cudaPointerAttributes attributes{};
     cuda::check(cudaPointerGetAttributes(&attributes, to), "cudaPointerGetAttributes");
@@ -67,7 +59,7 @@ class CudaBulkCopy final : public detail::BulkCopy {
 
   int device_;
   device::Mirrored<CopyItem> table_;
-  std::vector<Run> runs_;  ///< per bucket
+  std::vector<device::CopyTable> tables_;  ///< its items of each bucket
 };
 
 }  // namespace

@@ -222,9 +222,10 @@ class CudaGather final : public Gather {
   void launch_kernel(std::size_t first, std::span<const CopyItem> items, std::byte* slot,
                      Stream stream) {
     if (items.empty()) return;
-    cuda::check(device::launch_copy(device_, table_.device() + first,
-                                    static_cast<std::uint32_t>(items.size()), items.back().end,
-                                    {nullptr, slot}, stream.get()),
+    // A source is one row.
+    const device::CopyTable table{table_.device() + first, static_cast<std::uint32_t>(items.size()),
+                                  items.back().end, false};
+    cuda::check(device::launch_copy(device_, table, {nullptr, slot}, stream.get()),
                 "launching the gather kernel");
   }
   void launch_cub(std::size_t first, std::span<const CopyItem> items, std::byte* slot,

@@ -13,11 +13,16 @@
 
 namespace tenon::device {
 
-/// Copies all items: one launch of a persistent kernel, each block a contiguous share of the bytes.
-/// `device` is the current one. `table` is in its memory, `ends` (CopyItem::end) ascending; `bytes`
-/// is the last one.
-[[nodiscard]] cudaError_t launch_copy(int device, const CopyItem* table, std::uint32_t count,
-                                      std::uint64_t bytes, CopyBase base,
+/// A list of items in a device's memory.
+struct CopyTable {
+  const CopyItem* items;
+  std::uint32_t count;
+  std::uint64_t bytes;  ///< CopyItem::end of the last one
+  bool rows;            ///< whether any has more than one row (has_rows())
+};
+
+/// Copies all items in one launch. `device` is the current one, and the table is in its memory.
+[[nodiscard]] cudaError_t launch_copy(int device, const CopyTable& table, CopyBase base,
                                       cudaStream_t stream) noexcept;
 
 /// The same by cub::DeviceMemcpy::Batched, for items of one row with no cast. With `scratch` null

@@ -15,7 +15,6 @@
 namespace tenon::device {
 namespace {
 
-using walk::kThreads;
 using walk::Word;
 
 constexpr std::uint32_t kChecksumThreads = 256;
@@ -46,6 +45,11 @@ struct Native<1> {
 
 // Past the caches, as everything is touched once: weights are larger than L2.
 struct Streaming {
+  template <class Holds>
+  static __device__ std::uint32_t lanes_where(Holds holds) {
+    return static_cast<std::uint32_t>(
+        __popc(__ballot_sync(0xFFFFFFFFU, holds(threadIdx.x % walk::kWarp))));
+  }
   template <std::uint32_t kBytes>
   static __device__ Word<kBytes> load(const std::byte* from) {
     const auto native = __ldcs(reinterpret_cast<const typename Native<kBytes>::Type*>(from));
@@ -61,10 +65,12 @@ struct Streaming {
   }
 };
 
-__global__ void __launch_bounds__(kThreads, 1)
+// For items of several rows, which take more registers, and without.
+template <bool kRows>
+__global__ void __launch_bounds__(walk::kThreads, kRows ? 1 : walk::kBlocks)
     copy_kernel(const CopyItem* table, std::uint32_t count, std::uint64_t bytes, CopyBase base,
                 std::uint64_t tile) {
-  walk::copy<Streaming>(table, count, bytes, base, tile, {blockIdx.x, gridDim.x}, threadIdx.x);
+  walk::copy<kRows, Streaming>(table, count, bytes, base, tile, blockIdx.x, threadIdx.x);
 }
 
 // Blocks of one item have its index as x; y says which of them.
@@ -130,15 +136,16 @@ auto each(Field field) {
 
 }  // namespace
 
-cudaError_t launch_copy(int device, const CopyItem* table, std::uint32_t count, std::uint64_t bytes,
-                        CopyBase base, cudaStream_t stream) noexcept {
-  if (count == 0 || bytes == 0) return cudaSuccess;
+cudaError_t launch_copy(int device, const CopyTable& table, CopyBase base,
+                        cudaStream_t stream) noexcept {
+  if (table.count == 0 || table.bytes == 0) return cudaSuccess;
   int sms = 0;
   if (const cudaError_t error = multiprocessors(device, sms); error != cudaSuccess) return forgotten(error);
   const walk::Deal deal =
-      walk::deal_of(walk::total_cost(bytes, count), static_cast<std::uint32_t>(sms));
-  return forgotten(launch(dim3(deal.blocks), kThreads, stream, copy_kernel, table, count, bytes, base,
-                          deal.tile));
+      walk::deal_of(walk::total_cost(table.bytes, table.count), static_cast<std::uint32_t>(sms));
+  return forgotten(launch(dim3(deal.blocks), walk::kThreads, stream,
+                          table.rows ? copy_kernel<true> : copy_kernel<false>, table.items,
+                          table.count, table.bytes, base, deal.tile));
 }
 
 cudaError_t launch_copy_cub(const CopyItem* table, std::uint32_t count, CopyBase base,

@@ -56,12 +56,12 @@ std::vector<CopyItem> read_table(const CopyItem* table, std::uint32_t count, Cop
 
 }  // namespace
 
-cudaError_t launch_copy(int, const CopyItem* table, std::uint32_t count, std::uint64_t bytes,
-                        CopyBase base, cudaStream_t stream) noexcept {
-  if (count == 0 || bytes == 0) return cudaSuccess;
-  return launch(stream, [table, count, bytes, base] {
-    const std::vector<CopyItem> items = read_table(table, count, base);
-    if (const char* const wrong = wrong_with(items, bytes)) return fault(wrong);
+cudaError_t launch_copy(int, const CopyTable& table, CopyBase base, cudaStream_t stream) noexcept {
+  if (table.count == 0 || table.bytes == 0) return cudaSuccess;
+  return launch(stream, [table, base] {
+    const std::vector<CopyItem> items = read_table(table.items, table.count, base);
+    if (const char* const wrong = wrong_with(items, table.bytes)) return fault(wrong);
+    if (has_rows(items) && !table.rows) return fault("an item has rows, which was not said");
     copy_items(items);
   });
 }

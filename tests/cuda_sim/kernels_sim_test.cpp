@@ -48,8 +48,10 @@ TEST_F(Kernels, CopyWhatTheHostCopies) {
     const std::byte* from = on_device(source);
     std::byte* to = on_device(expected);
     const auto table = work.items(nullptr, nullptr);  // offsets from
-    ASSERT_OK(device::launch_copy(0, on_device(table), static_cast<std::uint32_t>(table.size()),
-                                  work.bytes(), {from, to}, stream_));
+    ASSERT_OK(device::launch_copy(
+        0,
+        {on_device(table), static_cast<std::uint32_t>(table.size()), work.bytes(), has_rows(table)},
+        {from, to}, stream_));
     copy_items(work.items(source.data(), expected.data()));
     EXPECT_EQ(from_device(to, expected.size()), expected);
   }
@@ -71,7 +73,18 @@ TEST_F(Kernels, SumWhatTheHostSums) {
 
 TEST_F(Kernels, ATableThatIsNoListOfRowsIsAFault) {
   const std::vector<CopyItem> table(1);
-  ASSERT_OK(device::launch_copy(0, on_device(table), 1, 5, {}, stream_));
+  ASSERT_OK(device::launch_copy(0, {on_device(table), 1, 5, true}, {}, stream_));
+  EXPECT_EQ(cudaStreamSynchronize(stream_), cudaErrorIllegalAddress);
+}
+
+TEST_F(Kernels, RowsThatWereNotSpokenOfAreAFault) {
+  CopyCase work;
+  work.add(Cast::none, 100, 2, 0, 0, 0, 0);
+  const std::byte* from = on_device(std::vector<std::byte>(work.from_bytes));
+  std::byte* to = on_device(std::vector<std::byte>(work.to_bytes));
+  const auto table = work.items(nullptr, nullptr);
+  ASSERT_OK(
+      device::launch_copy(0, {on_device(table), 1, work.bytes(), false}, {from, to}, stream_));
   EXPECT_EQ(cudaStreamSynchronize(stream_), cudaErrorIllegalAddress);
 }
 

@@ -71,10 +71,18 @@ cudaStream_t stream() {
 
 using Copier = std::function<void(const std::vector<CopyItem>& items, const CopyItem* table)>;
 
-void by_kernel(const std::vector<CopyItem>& items, const CopyItem* table) {
-  must(tenon::device::launch_copy(0, table, static_cast<std::uint32_t>(items.size()),
-                                  items.empty() ? 0 : items.back().end, {}, stream()),
+void launch(const std::vector<CopyItem>& items, const CopyItem* table, bool rows) {
+  must(tenon::device::launch_copy(0,
+                                  {table, static_cast<std::uint32_t>(items.size()),
+                                   items.empty() ? 0 : items.back().end, rows},
+                                  {}, stream()),
        "launch_copy");
+}
+void by_kernel(const std::vector<CopyItem>& items, const CopyItem* table) {
+  launch(items, table, tenon::has_rows(items));
+}
+void by_kernel_for_rows(const std::vector<CopyItem>& items, const CopyItem* table) {
+  launch(items, table, true);
 }
 void by_cub(const std::vector<CopyItem>& items, const CopyItem* table) {
   const auto count = static_cast<std::uint32_t>(items.size());
@@ -108,6 +116,12 @@ bool copies_right(const CopyCase& c, const Copier& copier, std::mt19937_64& rand
   return download(to.get(), c.to_bytes) == expected;
 }
 
+// By the kernel that is taken for it, and, where that is the one for whole rows, by the other too.
+bool check_kernels(const CopyCase& c, std::mt19937_64& random) {
+  return check(copies_right(c, by_kernel, random), "launch_copy copied wrongly") &&
+         check(copies_right(c, by_kernel_for_rows, random), "the kernel for rows copied wrongly");
+}
+
 // Items that every way of copying can do: one row, no cast.
 CopyCase plain_case(std::mt19937_64& random, std::size_t items, std::uint64_t most) {
   CopyCase c;
@@ -120,8 +134,8 @@ void random_lists() {
   std::mt19937_64 random(1);
   for (int round = 0; round < 300; ++round) {
     const std::uint64_t most = round % 3 == 0 ? 200 : round % 3 == 1 ? 5000 : 300000;
-    const CopyCase c = tenon::test::random_case(random, 1 + random() % 60, most);
-    if (!check(copies_right(c, by_kernel, random), "launch_copy copied wrongly")) return;
+    const CopyCase c = tenon::test::random_case(random, 1 + random() % 60, most, round % 2 == 0);
+    if (!check_kernels(c, random)) return;
   }
 }
 
@@ -129,7 +143,7 @@ void plain_lists() {
   std::mt19937_64 random(2);
   for (int round = 0; round < 60; ++round) {
     const CopyCase c = plain_case(random, 1 + random() % 200, round % 2 == 0 ? 500 : 60000);
-    if (!check(copies_right(c, by_kernel, random), "launch_copy copied wrongly")) return;
+    if (!check_kernels(c, random)) return;
     if (!check(copies_right(c, by_cub, random), "launch_copy_cub copied wrongly")) return;
     if (!check(copies_right(c, by_copies, random), "cudaMemcpyAsync copied wrongly")) return;
   }
@@ -138,17 +152,18 @@ void plain_lists() {
 void alignments() {
   std::mt19937_64 random(3);
   for (std::uint64_t from = 0; from < 16; ++from) {
-    CopyCase c;
+    CopyCase whole;
+    CopyCase rows;
     for (std::uint64_t to = 0; to < 16; ++to) {
       for (const std::uint64_t bytes : {1, 2, 3, 15, 16, 17, 31, 33, 511, 513, 20001, 100003})
-        c.add(Cast::none, bytes, 1, 0, 0, from, to);
+        whole.add(Cast::none, bytes, 1, 0, 0, from, to);
       for (const Cast cast : {Cast::f32_to_bf16, Cast::f32_to_f16, Cast::bf16_to_f32}) {
-        c.add(cast, 1 + from + to, 3 + to, from, to, from % 4, to % 8);
-        c.add(cast, 70001, 1, 0, 0, from % 4, to % 8);
+        rows.add(cast, 1 + from + to, 3 + to, from, to, from % 4, to % 8);
+        whole.add(cast, 70001, 1, 0, 0, from % 4, to % 8);
       }
-      c.add(Cast::none, 9000 + to, 5, 3, 5, from, to);
+      rows.add(Cast::none, 9000 + to, 5, 3, 5, from, to);
     }
-    if (!check(copies_right(c, by_kernel, random), "launch_copy copied wrongly")) return;
+    if (!check_kernels(whole, random) || !check_kernels(rows, random)) return;
   }
 }
 
@@ -159,11 +174,15 @@ void large() {
   c.add(Cast::none, 1024, 50'000, 3072, 0, 0, 0);
   c.add(Cast::none, 30'000'000, 1, 0, 0, 1, 2);
   c.add(Cast::f32_to_bf16, 20'000'000, 1, 0, 0, 0, 0);
-  check(copies_right(c, by_kernel, random), "launch_copy copied wrongly");
+  CopyCase whole;
+  whole.add(Cast::none, 300'000'001, 1, 0, 0, 3, 3);
+  whole.add(Cast::none, 30'000'000, 1, 0, 0, 1, 2);
+  whole.add(Cast::f32_to_bf16, 20'000'000, 1, 0, 0, 0, 0);
+  if (check_kernels(c, random)) check_kernels(whole, random);
 }
 
 void nothing() {
-  check(tenon::device::launch_copy(0, nullptr, 0, 0, {}, stream()) == cudaSuccess, "no items");
+  check(tenon::device::launch_copy(0, {}, {}, stream()) == cudaSuccess, "no items");
   check(tenon::device::launch_checksum(nullptr, 0, nullptr, stream()) == cudaSuccess, "no sums");
   must(cudaStreamSynchronize(stream()), "nothing");
 }

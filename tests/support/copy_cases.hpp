@@ -2,8 +2,10 @@
 // arithmetic, and for the kernel itself.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <random>
 #include <tenon/copy_item.hpp>
 #include <vector>
@@ -48,7 +50,9 @@ struct CopyCase {
 };
 
 /// `most` bounds the elements of an item.
-inline CopyCase random_case(std::mt19937_64& random, std::size_t items, std::uint64_t most) {
+/// `rows`: whether items may have more than one.
+inline CopyCase random_case(std::mt19937_64& random, std::size_t items, std::uint64_t most,
+                            bool rows = true) {
   CopyCase result;
   const auto below = [&](std::uint64_t n) { return random() % n; };
   const auto scaled = [&](std::uint64_t n) {
@@ -59,8 +63,8 @@ inline CopyCase random_case(std::mt19937_64& random, std::size_t items, std::uin
     const std::uint64_t unit = below(2) == 0 ? 1 : 16;  // aligned or not
     const std::uint64_t row =
         (below(3) == 0 ? 1 + below(most) : scaled(most)) / unit * unit + (unit - 1) / 15 * 16;
-    const std::uint64_t rows = below(2) == 0 ? 1 : 1 + below(most / row + 1);
-    result.add(cast, row, rows, below(3) * below(20) * unit, below(3) * below(20) * unit,
+    const std::uint64_t count = !rows || below(2) == 0 ? 1 : 1 + below(most / row + 1);
+    result.add(cast, row, count, below(3) * below(20) * unit, below(3) * below(20) * unit,
                below(unit == 1 ? 17 : 1), below(unit == 1 ? 17 : 1));
   }
   return result;
@@ -68,7 +72,10 @@ inline CopyCase random_case(std::mt19937_64& random, std::size_t items, std::uin
 
 inline std::vector<std::byte> random_bytes(std::mt19937_64& random, std::uint64_t bytes) {
   std::vector<std::byte> result(bytes);
-  for (std::byte& b : result) b = static_cast<std::byte>(random());
+  for (std::size_t at = 0; at < result.size(); at += sizeof(std::uint64_t)) {
+    const std::uint64_t word = random();
+    std::memcpy(&result[at], &word, std::min(sizeof word, result.size() - at));
+  }
   return result;
 }
 

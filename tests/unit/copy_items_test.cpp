@@ -191,6 +191,12 @@ struct Watched {
     return reinterpret_cast<std::uintptr_t>(at) % bytes == 0 && at >= arena.data() &&
            at + bytes <= arena.data() + arena.size();
   }
+  template <class Holds>
+  static std::uint32_t lanes_where(Holds holds) {
+    std::uint32_t lanes = 0;
+    for (std::uint32_t lane = 0; lane < walk::kWarp; ++lane) lanes += holds(lane) ? 1 : 0;
+    return lanes;
+  }
   template <std::uint32_t kBytes>
   static walk::Word<kBytes> load(const std::byte* from) {
     walk::Word<kBytes> word{};
@@ -208,8 +214,9 @@ struct Watched {
   }
 };
 
-// Runs all threads of all blocks. Returns the loads it took.
-std::uint64_t expect_kernel_copies(const CopyCase& c, walk::Deal deal, std::mt19937_64& random) {
+// Runs all threads of all blocks of one of the two kernels. Returns the loads it took.
+template <bool kRows>
+std::uint64_t expect_copies(const CopyCase& c, std::uint64_t tile, std::mt19937_64& random) {
   const auto source = test::random_bytes(random, c.from_bytes);
   std::vector<std::byte> expected(c.to_bytes, kUntouched);
   std::vector<std::byte> got(c.to_bytes, kUntouched);
@@ -220,10 +227,11 @@ std::uint64_t expect_kernel_copies(const CopyCase& c, walk::Deal deal, std::mt19
   Watched::writes.assign(got.size(), 0);
   Watched::accesses = 0;
   Watched::good = true;
-  for (std::uint32_t block = 0; block < deal.blocks; ++block) {
+  const auto count = static_cast<std::uint32_t>(table.size());
+  for (std::uint64_t block = 0; block * tile < walk::total_cost(c.bytes(), count); ++block) {
     for (std::uint32_t thread = 0; thread < walk::kThreads; ++thread)
-      walk::copy<Watched>(table.data(), static_cast<std::uint32_t>(table.size()), c.bytes(), {},
-                          deal.tile, {block, deal.blocks}, thread);
+      walk::copy<kRows, Watched>(table.data(), count, c.bytes(), {}, tile,
+                                 static_cast<std::uint32_t>(block), thread);
   }
   EXPECT_TRUE(Watched::good) << "a misaligned access, or one out of bounds";
   EXPECT_EQ(got, expected);
@@ -234,14 +242,19 @@ std::uint64_t expect_kernel_copies(const CopyCase& c, walk::Deal deal, std::mt19
   return Watched::accesses;
 }
 
+// By the kernel that takes anything, and by that for whole rows when there are no others.
+std::uint64_t expect_kernel_copies(const CopyCase& c, std::uint64_t tile, std::mt19937_64& random) {
+  const std::uint64_t loads = expect_copies<true>(c, tile, random);
+  if (has_rows(c.items(nullptr, nullptr))) return loads;
+  return std::max(loads, expect_copies<false>(c, tile, random));
+}
+
 TEST(CopyKernel, CopiesEachByteOnceWhateverTheBlocks) {
   std::mt19937_64 random(2);
   for (int round = 0; round < 400; ++round) {
     const std::uint64_t most = round % 4 == 0 ? 100 : round % 4 == 1 ? 40000 : 4000;
-    const CopyCase c = test::random_case(random, 1 + random() % 12, most);
-    const walk::Deal deal{walk::kGranule * (1 + random() % 8),
-                          1 + static_cast<std::uint32_t>(random() % 40)};
-    expect_kernel_copies(c, deal, random);
+    const CopyCase c = test::random_case(random, 1 + random() % 12, most, round % 3 != 0);
+    expect_kernel_copies(c, walk::kGranule * (1 + random() % 8), random);
     ASSERT_FALSE(HasFailure()) << round;
   }
 }
@@ -250,13 +263,17 @@ TEST(CopyKernel, CopiesEveryAlignmentAndShortSize) {
   std::mt19937_64 random(3);
   for (std::uint64_t from = 0; from < 16; ++from) {
     for (std::uint64_t to = 0; to < 16; ++to) {
-      CopyCase c;
+      CopyCase whole;
       for (std::uint64_t bytes = 1; bytes < 70; bytes += bytes < 35 ? 1 : 7)
-        c.add(Cast::none, bytes, 1, 0, 0, from, to);
+        whole.add(Cast::none, bytes, 1, 0, 0, from, to);
+      for (const Cast cast : {Cast::f32_to_bf16, Cast::f32_to_f16, Cast::bf16_to_f32})
+        whole.add(cast, 1 + from + to, 1, 0, 0, from % 4, to % 8);
+      expect_kernel_copies(whole, walk::kGranule, random);
+      CopyCase c;
       for (const Cast cast : {Cast::f32_to_bf16, Cast::f32_to_f16, Cast::bf16_to_f32})
         c.add(cast, 1 + from + to, 1 + to % 3, from % 3, to % 5, from % 4, to % 8);
       c.add(Cast::none, 9000 + to, 2, 3, 5, from, to);
-      expect_kernel_copies(c, {walk::kGranule, 3}, random);
+      expect_kernel_copies(c, walk::kGranule, random);
       ASSERT_FALSE(HasFailure()) << from << " " << to;
     }
   }
@@ -266,47 +283,47 @@ TEST(CopyKernel, CopiesLargeRowsWideAndManyShortRowsWide) {
   std::mt19937_64 random(4);
   CopyCase large;
   large.add(Cast::none, 3'000'000, 1, 0, 0, 5, 5);
-  EXPECT_LE(expect_kernel_copies(large, {walk::kGranule * 64, 7}, random), 3'000'000 / 16 + 500);
+  EXPECT_LE(expect_kernel_copies(large, walk::kGranule * 64, random), 3'000'000 / 16 + 500);
   CopyCase rows;
   rows.add(Cast::none, 256, 3000, 256, 0, 0, 0);
-  EXPECT_LE(expect_kernel_copies(rows, {walk::kGranule * 64, 5}, random), 3000 * 256 / 16 + 2000);
+  EXPECT_LE(expect_kernel_copies(rows, walk::kGranule * 64, random), 3000 * 256 / 16 + 2000);
   CopyCase casts;
   casts.add(Cast::f32_to_bf16, 1'000'001, 1, 0, 0, 1, 1);
-  EXPECT_LE(expect_kernel_copies(casts, {walk::kGranule * 64, 5}, random), 1'000'001 / 4 + 100);
+  EXPECT_LE(expect_kernel_copies(casts, walk::kGranule * 64, random), 1'000'001 / 4 + 100);
 }
 
-TEST(CopyKernel, EveryBlockHasWorkAndNoneMuchMoreThanAnother) {
+TEST(CopyKernel, EveryBlockHasWorkAndEveryMultiprocessorABlock) {
   for (const std::uint64_t cost : {1ULL, 4095ULL, 4096ULL, 1'000'000ULL, 61'064'245'248ULL}) {
-    for (const std::uint32_t most : {1U, 2U, 7U, 132U, 1000U}) {
-      const walk::Deal deal = walk::deal_of(cost, most);
-      EXPECT_LE(deal.blocks, most);
+    for (const std::uint32_t multiprocessors : {1U, 2U, 7U, 132U, 1000U}) {
+      const walk::Deal deal = walk::deal_of(cost, multiprocessors);
       EXPECT_EQ(deal.tile % walk::kGranule, 0U);
+      EXPECT_LE(deal.tile, walk::kTileMax);
       EXPECT_LT((deal.blocks - 1) * deal.tile, cost) << "a block without a tile";
-      if (cost > most * walk::kTilesPerBlock * walk::kTileMin) {
-        EXPECT_EQ(deal.blocks, most);
-        EXPECT_GE(cost / deal.tile, most * walk::kTilesPerBlock) << "tiles too large to be even";
+      EXPECT_GE(deal.blocks * deal.tile, cost) << "bytes without a block";
+      if (cost > multiprocessors * walk::kTileMin) {
+        EXPECT_GE(deal.blocks, multiprocessors);
       }
     }
   }
 }
 
-TEST(CopyKernel, ATilesFirstItemIsFoundFromAnyBeforeIt) {
-  std::vector<CopyItem> table(20000);
-  std::uint64_t end = 0;
-  for (std::size_t i = 0; i < table.size(); ++i) table[i].end = end += i < 100 ? 1 << 20 : 16;
-  const auto count = static_cast<std::uint32_t>(table.size());
-  for (const std::uint32_t item : {0U, 1U, 99U, 100U, 12345U, 19999U}) {
-    const std::uint64_t begin = (item == 0 ? 0 : table[item - 1].end) + item * walk::kItemCost;
-    for (const std::uint32_t from : {0U, item / 2, item}) {
-      EXPECT_EQ(walk::item_at(table.data(), count, from, begin), item);
-      EXPECT_EQ(walk::item_at(table.data(), count, from, begin + walk::kItemCost), item);
+TEST(CopyKernel, ATilesFirstItemIsFound) {
+  for (const std::uint32_t count : {1U, 2U, 31U, 32U, 33U, 1023U, 1024U, 1025U, 20000U}) {
+    std::vector<CopyItem> table(count);
+    std::uint64_t end = 0;
+    for (std::uint32_t i = 0; i < count; ++i) table[i].end = end += i < 100 ? 1 << 20 : 16;
+    for (std::uint32_t item = 0; item < count; item += 1 + item / 7) {
+      const std::uint64_t begin = (item == 0 ? 0 : table[item - 1].end) + item * walk::kItemCost;
+      const std::uint64_t last = table[item].end + (item + 1) * walk::kItemCost - 1;
+      EXPECT_EQ(walk::item_at<Watched>(table.data(), count, begin), item);
+      EXPECT_EQ(walk::item_at<Watched>(table.data(), count, last), item);
     }
+    EXPECT_EQ(walk::item_at<Watched>(table.data(), count, walk::total_cost(end, count)), count);
   }
-  EXPECT_EQ(walk::item_at(table.data(), count, 7, walk::total_cost(end, count)), count);
 }
 
 TEST(CopyKernel, ACrowdOfTinyItemsIsDealtOut) {
-  EXPECT_EQ(walk::deal_of(walk::total_cost(20000 * 16, 20000), 132).blocks, 132U);
+  EXPECT_GE(walk::deal_of(walk::total_cost(20000 * 16, 20000), 132).blocks, 132U);
 }
 
 }  // namespace
