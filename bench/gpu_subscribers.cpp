@@ -1,11 +1,8 @@
 // subscribers on a GPU (R15): what one more subscriber costs publish() of a publication in GPU
 // memory, as subscribers.cpp measures it. Each process has a context of its own and opens the
 // slots; what it has is compared by checksums taken on the GPU.
-#include <fmt/core.h>
-
 #include <algorithm>
 #include <memory>
-#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
