@@ -105,7 +105,7 @@ class Subscribers {
   void publish(Table& table, unsigned subscribers, bool asleep) {
     const SubscribersMemory::Publish publish = memory_.publisher();
     Publisher publisher = Publisher::create(options_.publication(0), layout_, memory_.publication);
-    publish(publisher, {.require = subscribers});
+    publish(publisher, {.deadline = kPatience, .require = subscribers});
     std::uint64_t turn = 0;
     const auto in_turn = [&](Series& samples, bool counts, const auto& action) {
       ++turn;
