@@ -19,6 +19,8 @@ nlohmann::json describe_gpu(const Options&) { refuse(); }
 nlohmann::json run_gpu_gather(const Options&) { refuse(); }
 nlohmann::json run_gpu_handoff(const Options&) { refuse(); }
 nlohmann::json run_gpu_handles(const Options&) { refuse(); }
+nlohmann::json run_gpu_sizes(const Options&) { refuse(); }
+nlohmann::json run_gpu_subscribers(const Options&) { refuse(); }
 nlohmann::json run_gpu_relay(const Options&) { refuse(); }
 
 }  // namespace tenon::bench

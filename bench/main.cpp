@@ -12,7 +12,8 @@
 //   relay    a version to another node, against Gloo's own broadcast (with TENON_RELAY)
 //   reduce   replicas averaged by reduce-scatter, against all-reduce (with TENON_RELAY)
 //
-// With --memory cuda, gather, handoff, handles and relay are about GPU memory.
+// With --memory cuda, gather, handoff, handles, sizes, subscribers and relay are about GPU
+// memory.
 //
 // Exit code: 0, or 1 when a byte that was handed over was wrong or a scenario failed, 2 for bad
 // usage, 130 when interrupted. Whether a target was met is printed, and is no exit code: speed
@@ -53,9 +54,9 @@ constexpr Scenario kScenarios[] = {
     {"handoff", run_handoff, run_gpu_handoff},
     {"handles", run_handles, run_gpu_handles},
     {"sweep", run_sweep, nullptr},
-    {"sizes", run_sizes, nullptr},
+    {"sizes", run_sizes, run_gpu_sizes},
     {"metadata", run_metadata, nullptr},
-    {"subscribers", run_subscribers, nullptr},
+    {"subscribers", run_subscribers, run_gpu_subscribers},
 #ifdef TENON_BENCH_RELAY
     {"relay", run_relay, run_gpu_relay},
     {"reduce", run_reduce, nullptr},
@@ -165,12 +166,14 @@ int main_of(int argc, char** argv) {
       app.add_option("--json", a.file, "write one JSON object: to FILE, or instead of tables")
           ->type_name("[FILE]")
           ->expected(0, 1);
-  app.add_option("--memory", a.memory, "host, or cuda or cuda:N for gather, handoff and handles")
+  app.add_option("--memory", a.memory,
+                 "host, or cuda or cuda:N for gather, handoff, handles, sizes and subscribers")
       ->capture_default_str();
   app.add_option("--model", a.options.model, "for gather, handoff, handles and sweep")
       ->capture_default_str();
   app.add_option("--shrink", a.options.shrink,
-                 "GPU and relay rows: divide every dimension of the model; shows that it runs")
+                 "GPU and relay rows: divide every dimension of the model (sizes: the bytes); "
+                 "shows that it runs")
       ->check(CLI::PositiveNumber);
   app.add_option("--layers", a.options.layers, "keep only the model's first so many layers");
 #ifdef TENON_BENCH_RELAY

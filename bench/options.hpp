@@ -12,9 +12,9 @@ namespace tenon::bench {
 struct Options {
   std::string model = "llama-3.2-1b";     ///< gather and handoff; attach and adopt name theirs
   std::optional<std::uint32_t> layers{};  ///< of the model; default: what the scenario says
-  bool pin = true;  ///< give publisher and reader a processor each where that is measured
-  std::uint64_t shrink =
-      1;  ///< GPU and relay rows: every dimension of the model is divided by this
+  bool pin = true;           ///< give publisher and reader a processor each where that is measured
+  std::uint64_t shrink = 1;  ///< GPU and relay rows: every dimension of the model is divided by
+                             ///< this (sizes: the bytes)
   std::string rate = "2gbit";    ///< relay and reduce: of each node's cable, as tc has it; 0: any
   std::optional<int> device{};   ///< GPU rows: ordinal of the GPU; none: host memory
   std::uint64_t gpu_memory = 0;  ///< free bytes of that GPU before the scenario
@@ -55,6 +55,8 @@ nlohmann::json describe_gpu(const Options& options);
 nlohmann::json run_gpu_gather(const Options& options);
 nlohmann::json run_gpu_handoff(const Options& options);
 nlohmann::json run_gpu_handles(const Options& options);
+nlohmann::json run_gpu_sizes(const Options& options);
+nlohmann::json run_gpu_subscribers(const Options& options);
 nlohmann::json run_gpu_relay(const Options& options);  // with TENON_RELAY
 
 }  // namespace tenon::bench

@@ -1,6 +1,7 @@
 // Random bytes to publish, and the comparison that every row's `wrong` comes from.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -94,6 +95,9 @@ void poison_slots(Publisher& publisher);
 /// names and records as the real one has, in little memory. `layers` as model_parameters() has it.
 [[nodiscard]] std::vector<Parameter> scaled_model(const std::string& model, std::uint64_t divisor,
                                                   std::optional<std::uint32_t> layers = {});
+
+/// Into how many tensors the same bytes are cut by what looks at that (sizes).
+inline constexpr std::array<std::uint64_t, 6> kUniformTensors{1, 8, 64, 512, 4096, 32768};
 
 /// So many bf16 tensors of one shape, as models have names for them.
 [[nodiscard]] Layout uniform_model(std::uint64_t tensors, const std::vector<std::uint64_t>& shape);

@@ -36,7 +36,6 @@ constexpr double kCopies = 4.2;                 // sources (in f32: two), slots,
 constexpr std::size_t kWarmUp = 3;
 constexpr std::size_t kRounds = 30;
 constexpr std::array<std::uint64_t, 5> kBucketMiB{4, 16, 64, 256, 4096};
-constexpr std::array<std::uint64_t, 6> kTensors{1, 8, 64, 512, 4096, 32768};
 constexpr std::uint64_t kMostObjects = 16384;           // mapped twice: vm.max_map_count is 65,530
 constexpr std::uint64_t kSyntheticBytes = 1ULL << 30U;  // more than caches hold
 
@@ -251,7 +250,7 @@ nlohmann::json run_sizes(const Options& options) {
   std::vector<std::pair<double, double>> gathers;
   std::vector<std::pair<double, double>> objects;
   PlainCopies copies(uniform_model(1, {bytes / 2}));
-  for (const std::uint64_t tensors : kTensors) {
+  for (const std::uint64_t tensors : kUniformTensors) {
     const Layout layout = uniform_model(tensors, {bytes / 2 / tensors});
     Payload payload(layout);
     Row row = row_of(fmt::format("R1 gather, {} tensors", tensors), layout);

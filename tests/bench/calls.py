@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 
 SCENARIOS = ["gather", "handoff", "handles"]
+SYNTHETIC = ["sizes", "subscribers", "--shrink", "512"]  # of no model that can be chosen
 SMALL = ["--model", "llama-3.2-1b", "--shrink", "64"]
 LARGE = ["--model", "qwen3-30b-a3b", "--layers", "4", "--shrink", "64"]
 WHOLE = ["--model", "qwen3-30b-a3b", "--shrink", "64"]

@@ -45,7 +45,8 @@ PATH=$doubles/bin:$PATH "$doubles/run" "$doubles/results" probe tests sanitize r
   cat "$doubles/log"
   exit 1
 }
-for part in probe kernels engines chaos sanitize-memcheck sanitize-synccheck relay-command bench-gather-qwen3-30b-a3b bench-relay; do
+for part in probe kernels engines chaos sanitize-memcheck sanitize-synccheck relay-command bench-gather-qwen3-30b-a3b bench-sizes bench-subscribers \
+  bench-relay; do
   grep -q "^ok  *$part\$" "$doubles/log" || {
     echo "run did not come to $part" >&2
     cat "$doubles/log"
