@@ -1,6 +1,6 @@
 #include "gpu_compare.hpp"
 
-#include <array>
+#include <algorithm>
 #include <utility>
 
 #include "gpu_calls.hpp"
@@ -126,12 +126,18 @@ std::uint64_t GpuComparison::wrong_in(Publisher& publisher,
           layout, [&](std::size_t i) { return publisher.storage(layout[i].name); }, stream_));
 }
 
-// One sum over each whole block.
+// In pieces, for all of the GPU to sum them.
 std::uint64_t GpuComparison::wrong_copy(const GpuPayload& payload, const DeviceMemory& apart) {
-  const std::array<device::ChecksumItem, 2> both{
-      {{payload.block(), apart.bytes()}, {apart.data(), apart.bytes()}}};
-  const std::vector<std::uint64_t> sums = block_sums_.take(both, stream_);
-  return sums[0] == sums[1] ? 0 : 1;
+  const auto pieces_of = [&](const std::byte* data) {
+    const std::uint64_t most = format::round_up(apart.bytes() / kPieces + 1, 4096);
+    std::vector<device::ChecksumItem> pieces;
+    for (std::uint64_t at = 0; at < apart.bytes(); at += most)
+      pieces.push_back({data + at, std::min(most, apart.bytes() - at)});
+    return pieces;
+  };
+  const std::vector<std::uint64_t> expected = piece_sums_.take(pieces_of(payload.block()), stream_);
+  const std::vector<std::uint64_t> got = piece_sums_.take(pieces_of(apart.data()), stream_);
+  return count_different(expected, got) == 0 ? 0 : 1;
 }
 
 }  // namespace tenon::bench

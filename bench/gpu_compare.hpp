@@ -32,8 +32,10 @@ struct Compared {
 
 class GpuComparison {
  public:
+  static constexpr std::size_t kPieces = 64;  // that R0's copy is compared in
+
   GpuComparison(const Options& options, const GpuStream& stream)
-      : options_(options), stream_(stream), block_sums_(*options.device, 2) {}
+      : options_(options), stream_(stream), piece_sums_(*options.device, kPieces) {}
 
   /// Where R0 copies `bytes` to. Nothing where sources, slots and it do not fit: then it goes into
   /// the slots, one copy per bucket.
@@ -56,7 +58,7 @@ class GpuComparison {
   const Options& options_;
   const GpuStream& stream_;
   GpuTimer timer_;
-  GpuSums block_sums_;
+  GpuSums piece_sums_;
 };
 
 /// Bytes read and written by time; `moved_per_byte` of the payload.

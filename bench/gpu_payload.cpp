@@ -4,8 +4,9 @@
 #include <numeric>
 #include <random>
 #include <tenon/checksum.hpp>
+#include <thread>
 
-#include "copy_items.hpp"
+#include "copy_pool.hpp"
 
 namespace tenon::bench {
 namespace {
@@ -175,11 +176,14 @@ std::vector<std::uint64_t> GpuPayload::sums() {
 // By the host's code, which is not what cast on the GPU.
 std::vector<std::uint64_t> GpuPayload::sums_of_casts() const {
   std::vector<std::uint64_t> sums(layout_.size());
+  CopyPool pool(std::max(std::thread::hardware_concurrency(), 1U));
+  std::vector<std::byte> source;
+  std::vector<std::byte> cast;
   for (std::size_t i = 0; i < layout_.size(); ++i) {
     const std::uint64_t bytes = layout_[i].bytes;
-    std::vector<std::byte> source(bytes * factor_);
-    std::vector<std::byte> cast(bytes);
-    cuda::check(cudaMemcpyAsync(source.data(), storage_[i], source.size(), cudaMemcpyDeviceToHost,
+    source.resize(std::max(source.size(), bytes * factor_));
+    cast.resize(std::max(cast.size(), bytes));
+    cuda::check(cudaMemcpyAsync(source.data(), storage_[i], bytes * factor_, cudaMemcpyDeviceToHost,
                                 stream_.get()),
                 "cudaMemcpyAsync");
     stream_.synchronize();
@@ -192,7 +196,7 @@ std::vector<std::uint64_t> GpuPayload::sums_of_casts() const {
                         .cast = *cast_between(*sources_[i].dtype, layout_[i].dtype),
                         .reserved = 0,
                         .reserved2 = 0};
-    copy_items(std::span(&item, 1));
+    pool.run(std::span(&item, 1));
     sums[i] = checksum(cast.data(), bytes);
   }
   return sums;
