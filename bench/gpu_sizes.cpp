@@ -61,7 +61,8 @@ class GpuSizes {
   }
 
   void measure(std::uint64_t tensors, const std::optional<DeviceMemory>& apart) {
-    const Layout layout = uniform_model(tensors, {bytes_ / 2 / tensors});
+    // One bucket, whatever N: launches are not what is compared.
+    const Layout layout = uniform_model(tensors, {bytes_ / 2 / tensors}, {.bucket_bytes = bytes_});
     GpuPayload payload(options_, layout, GpuStorage::Order::shuffled, stream_);
     const auto compared = [&](const char* row, GatherMethod method) {
       const Way way{named(row, tensors), layout, method};

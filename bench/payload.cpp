@@ -118,11 +118,12 @@ std::vector<Parameter> scaled_model(const std::string& model, std::uint64_t divi
   return parameters;
 }
 
-Layout uniform_model(std::uint64_t tensors, const std::vector<std::uint64_t>& shape) {
+Layout uniform_model(std::uint64_t tensors, const std::vector<std::uint64_t>& shape,
+                     const PlanOptions& options) {
   std::vector<Parameter> parameters;
   for (std::uint64_t i = 0; i < tensors; ++i)
     parameters.push_back({"layers." + std::to_string(i) + ".weight", Dtype::bf16, shape});
-  return plan(parameters);
+  return plan(parameters, options);
 }
 
 std::size_t natural_buckets(const std::string& model) {

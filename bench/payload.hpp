@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <tenon/layout.hpp>
+#include <tenon/plan.hpp>
 #include <tenon/publisher.hpp>
 #include <tenon/subscriber.hpp>
 #include <vector>
@@ -100,7 +101,8 @@ void poison_slots(Publisher& publisher);
 inline constexpr std::array<std::uint64_t, 6> kUniformTensors{1, 8, 64, 512, 4096, 32768};
 
 /// So many bf16 tensors of one shape, as models have names for them.
-[[nodiscard]] Layout uniform_model(std::uint64_t tensors, const std::vector<std::uint64_t>& shape);
+[[nodiscard]] Layout uniform_model(std::uint64_t tensors, const std::vector<std::uint64_t>& shape,
+                                   const PlanOptions& options = {});
 
 /// How many buckets the model has at its real size with the default bucket size.
 [[nodiscard]] std::size_t natural_buckets(const std::string& model);

@@ -1,11 +1,16 @@
 // How the blocks and threads of the copy kernel divide their work: everything of it but the loads
 // and stores, so that the tests can run it, thread by thread, on a CPU.
 //
-// Blocks: the destination bytes of all items, one item after the other, are cut into tiles, one for
-// each block. The GPU starts blocks in order, so what is copied at one time lies close together;
-// blocks that stay and take tiles in turn drift apart, which costs bandwidth (docs/performance.md).
-// In front of each item's bytes lies an imaginary kItemCost, so that a crowd of tiny items is dealt
-// out too. A block finds its tile's first item by a search.
+// Blocks: the destination bytes of all items, one item after the other, are cut into tiles. In
+// front of each item's bytes lies an imaginary kItemCost, so that a crowd of tiny items is dealt
+// out too. A block finds its tile's first item by a search. There are two kernels:
+//   items of one row   a block for each tile. The GPU starts blocks in order, so what is copied at
+//                      one time lies close together; blocks that stay drift apart, which costs
+//                      bandwidth (docs/performance.md). Two blocks share a multiprocessor, so that
+//                      one searches while the other copies; their registers let no third be.
+//   rows (kRows)       takes twice the registers: one block for each multiprocessor, which stays
+//   and
+//                      takes tiles in turn.
 //
 // Inside a block, of each item its part of the tile is copied in one of two ways:
 //   runs   row by row, each by one team (a warp for short rows, else all threads): bytes up to the
@@ -37,10 +42,9 @@
 
 namespace tenon::walk {
 
-// Two blocks share a multiprocessor, so that one finds its item while the other copies, with 512 x
-// 4 x 16 bytes = 32 KiB in flight each (docs/performance.md). Their registers let no third be.
 inline constexpr std::uint32_t kThreads = 512;  // of a block
-inline constexpr std::uint32_t kBlocks = 2;     // of a multiprocessor
+template <bool kRows>
+inline constexpr std::uint32_t kBlocks = kRows ? 1 : 2;  // of a multiprocessor, at one time
 inline constexpr std::uint32_t kWarp = 32;
 inline constexpr std::uint32_t kInFlight = 4;  // accesses of a thread before it waits for the first
 inline constexpr std::uint64_t kItemCost = 2048;  // what one item more costs a block, in bytes
@@ -76,16 +80,19 @@ struct Place {
                                                                    std::uint32_t count) noexcept {
   return bytes + count * kItemCost;
 }
-/// How a list is dealt out: tiles of so many bytes of cost, a block for each.
+/// How a list is dealt out: tiles of so many bytes of cost, to so many blocks.
 struct Deal {
   std::uint64_t tile;
   std::uint32_t blocks;
 };
+template <bool kRows>
 [[nodiscard]] TENON_HOST_DEVICE constexpr Deal deal_of(std::uint64_t cost,
                                                        std::uint32_t multiprocessors) noexcept {
-  std::uint64_t tile = cost / (std::uint64_t{multiprocessors} * kBlocks) / kGranule * kGranule;
+  const std::uint64_t at_once = std::uint64_t{multiprocessors} * kBlocks<kRows>;
+  std::uint64_t tile = cost / at_once / kGranule * kGranule;
   tile = tile < kTileMin ? kTileMin : smaller(tile, kTileMax);
-  return {tile, static_cast<std::uint32_t>((cost + tile - 1) / tile)};
+  const std::uint64_t tiles = (cost + tile - 1) / tile;
+  return {tile, static_cast<std::uint32_t>(kRows ? smaller(tiles, at_once) : tiles)};
 }
 /// Whether an item's bytes, and what it costs, end before `at`.
 [[nodiscard]] TENON_HOST_DEVICE inline bool is_before(const CopyItem* table, std::uint32_t item,
@@ -447,16 +454,17 @@ TENON_DEVICE void copy_tile(const CopyItem* table, std::uint32_t count, CopyBase
   }
 }
 
-/// The kernel: what one thread, of kThreads, of the index-th block does. `tile` is that of
-/// deal_of().
+/// The kernel: what one thread, of kThreads, of a block does. `tile` is that of deal_of().
 template <bool kRows, class Access>
 TENON_DEVICE void copy(const CopyItem* table, std::uint32_t count, std::uint64_t bytes,
-                       CopyBase base, std::uint64_t tile, std::uint32_t block,
+                       CopyBase base, std::uint64_t tile, Place block,
                        std::uint32_t thread) noexcept {
-  const std::uint64_t at = block * tile;
-  const std::uint64_t end = smaller(at + tile, total_cost(bytes, count));
-  copy_tile<kRows, Access>(table, count, base, {at, end}, item_at<Access>(table, count, at),
-                           thread);
+  const std::uint64_t cost = total_cost(bytes, count);
+  for (std::uint64_t at = block.index * tile; at < cost; at += block.count * tile) {
+    copy_tile<kRows, Access>(table, count, base, {at, at + tile}, item_at<Access>(table, count, at),
+                             thread);
+    if constexpr (!kRows) return;  // there is a block for each
+  }
 }
 
 }  // namespace tenon::walk

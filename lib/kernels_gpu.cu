@@ -65,12 +65,12 @@ struct Streaming {
   }
 };
 
-// For items of several rows, which take more registers, and without.
 template <bool kRows>
-__global__ void __launch_bounds__(walk::kThreads, kRows ? 1 : walk::kBlocks)
+__global__ void __launch_bounds__(walk::kThreads, walk::kBlocks<kRows>)
     copy_kernel(const CopyItem* table, std::uint32_t count, std::uint64_t bytes, CopyBase base,
                 std::uint64_t tile) {
-  walk::copy<kRows, Streaming>(table, count, bytes, base, tile, blockIdx.x, threadIdx.x);
+  walk::copy<kRows, Streaming>(table, count, bytes, base, tile, {blockIdx.x, gridDim.x},
+                               threadIdx.x);
 }
 
 // Blocks of one item have its index as x; y says which of them.
@@ -111,6 +111,15 @@ cudaError_t launch(dim3 blocks, std::uint32_t threads, cudaStream_t stream,
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
+template <bool kRows>
+cudaError_t launch_copy_of(const CopyTable& table, std::uint32_t multiprocessors, CopyBase base,
+                           cudaStream_t stream) noexcept {
+  const walk::Deal deal =
+      walk::deal_of<kRows>(walk::total_cost(table.bytes, table.count), multiprocessors);
+  return launch(dim3(deal.blocks), walk::kThreads, stream, copy_kernel<kRows>, table.items,
+                table.count, table.bytes, base, deal.tile);
+}
+
 struct FromOf {
   const CopyItem* table;
   CopyBase base;
@@ -139,13 +148,12 @@ auto each(Field field) {
 cudaError_t launch_copy(int device, const CopyTable& table, CopyBase base,
                         cudaStream_t stream) noexcept {
   if (table.count == 0 || table.bytes == 0) return cudaSuccess;
-  int sms = 0;
-  if (const cudaError_t error = multiprocessors(device, sms); error != cudaSuccess) return forgotten(error);
-  const walk::Deal deal =
-      walk::deal_of(walk::total_cost(table.bytes, table.count), static_cast<std::uint32_t>(sms));
-  return forgotten(launch(dim3(deal.blocks), walk::kThreads, stream,
-                          table.rows ? copy_kernel<true> : copy_kernel<false>, table.items,
-                          table.count, table.bytes, base, deal.tile));
+  int found = 0;
+  if (const cudaError_t error = multiprocessors(device, found); error != cudaSuccess)
+    return forgotten(error);
+  const auto sms = static_cast<std::uint32_t>(found);
+  return forgotten(table.rows ? launch_copy_of<true>(table, sms, base, stream)
+                              : launch_copy_of<false>(table, sms, base, stream));
 }
 
 cudaError_t launch_copy_cub(const CopyItem* table, std::uint32_t count, CopyBase base,

@@ -89,12 +89,23 @@ sys.exit(STATUS)
         self.assertNotIn("same", ran.stdout)
         self.assertNotIn("noisy", ran.stdout)
 
-    def test_figures_are_drawn_of_the_committed_results(self):
+    def python_that_draws(self):
         for python in (sys.executable, "/usr/bin/python3"):
             if subprocess.run([python, "-c", "import matplotlib"], capture_output=True).returncode == 0:
-                break
-        else:
-            self.skipTest("no matplotlib")
+                return python
+        self.skipTest("no matplotlib")
+
+    def test_figures_without_rows_are_left_out(self):
+        sizes = self.folder / "sizes.json"
+        sizes.write_text(json.dumps({"scenario": "sizes", "options": {}, "machine": {"gpu": {"name": "a GPU"}},
+                                     "rows": [{"name": "R1 gather, kernel, 8 tensors", "p50_us": 1.0, "tensors": 8}]}))
+        ran = subprocess.run([self.python_that_draws(), SOURCE / "bench/plot", "--out", str(self.folder), str(sizes)],
+                             capture_output=True, text=True)  # fmt: skip
+        self.assertEqual(ran.returncode, 0, ran.stderr)
+        self.assertEqual(ran.stdout.count("left out, no rows for it"), 6, ran.stdout)
+
+    def test_figures_are_drawn_of_the_committed_results(self):
+        python = self.python_that_draws()
         committed = SOURCE / "bench/results"
         results = sorted(str(path) for path in committed.glob("**/*.json"))
         subprocess.run([python, SOURCE / "bench/plot", "--out", str(self.folder), *results], check=True,

@@ -88,9 +88,12 @@ cudaError_t cudaSetDevice(int device) {
 }
 
 cudaError_t cudaGetDevice(int* device) {
-  return enter("cudaGetDevice", Needs::covered, [&](Process&) {
+  return enter("cudaGetDevice", Needs::covered, [&](Process& here) {
     if (device == nullptr) return cudaErrorInvalidValue;
-    *device = this_thread().device;
+    const int current = this_thread().device;
+    // As after a reset an H200 answered, before one as all calls do that were asked there.
+    if (here.is_broken(current) && !here.is_lost(current)) return cudaErrorIllegalAddress;
+    *device = current;
     return cudaSuccess;
   });
 }

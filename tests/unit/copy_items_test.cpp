@@ -214,9 +214,11 @@ struct Watched {
   }
 };
 
-// Runs all threads of all blocks of one of the two kernels. Returns the loads it took.
+// Runs all threads of all blocks of one of the two kernels; that for rows has `blocks` of them.
+// Returns the loads it took.
 template <bool kRows>
-std::uint64_t expect_copies(const CopyCase& c, std::uint64_t tile, std::mt19937_64& random) {
+std::uint64_t expect_copies(const CopyCase& c, std::uint64_t tile, std::uint32_t blocks,
+                            std::mt19937_64& random) {
   const auto source = test::random_bytes(random, c.from_bytes);
   std::vector<std::byte> expected(c.to_bytes, kUntouched);
   std::vector<std::byte> got(c.to_bytes, kUntouched);
@@ -228,10 +230,11 @@ std::uint64_t expect_copies(const CopyCase& c, std::uint64_t tile, std::mt19937_
   Watched::accesses = 0;
   Watched::good = true;
   const auto count = static_cast<std::uint32_t>(table.size());
-  for (std::uint64_t block = 0; block * tile < walk::total_cost(c.bytes(), count); ++block) {
+  if (!kRows)
+    blocks = static_cast<std::uint32_t>((walk::total_cost(c.bytes(), count) + tile - 1) / tile);
+  for (std::uint32_t block = 0; block < blocks; ++block) {
     for (std::uint32_t thread = 0; thread < walk::kThreads; ++thread)
-      walk::copy<kRows, Watched>(table.data(), count, c.bytes(), {}, tile,
-                                 static_cast<std::uint32_t>(block), thread);
+      walk::copy<kRows, Watched>(table.data(), count, c.bytes(), {}, tile, {block, blocks}, thread);
   }
   EXPECT_TRUE(Watched::good) << "a misaligned access, or one out of bounds";
   EXPECT_EQ(got, expected);
@@ -243,10 +246,27 @@ std::uint64_t expect_copies(const CopyCase& c, std::uint64_t tile, std::mt19937_
 }
 
 // By the kernel that takes anything, and by that for whole rows when there are no others.
-std::uint64_t expect_kernel_copies(const CopyCase& c, std::uint64_t tile, std::mt19937_64& random) {
-  const std::uint64_t loads = expect_copies<true>(c, tile, random);
+std::uint64_t expect_kernel_copies(const CopyCase& c, walk::Deal deal, std::mt19937_64& random) {
+  const std::uint64_t loads = expect_copies<true>(c, deal.tile, deal.blocks, random);
   if (has_rows(c.items(nullptr, nullptr))) return loads;
-  return std::max(loads, expect_copies<false>(c, tile, random));
+  return std::max(loads, expect_copies<false>(c, deal.tile, 0, random));
+}
+
+TEST(CopyItems, AreAskedForRows) {
+  const auto row = [](std::uint64_t bytes, std::uint64_t end, Cast cast = Cast::none) {
+    CopyItem item{};
+    item.row_bytes = bytes;
+    item.end = end;
+    item.cast = cast;
+    return item;
+  };
+  const auto has = [](std::vector<CopyItem> items) { return has_rows(items); };
+  EXPECT_FALSE(has({}));
+  EXPECT_FALSE(has({row(10, 10)}));
+  EXPECT_TRUE(has({row(5, 10)}));
+  EXPECT_FALSE(has({row(10, 10), row(20, 30), row(30, 60, Cast::f32_to_bf16)}));
+  EXPECT_TRUE(has({row(10, 10), row(10, 30)}));
+  EXPECT_TRUE(has({row(10, 20), row(20, 40)}));
 }
 
 TEST(CopyKernel, CopiesEachByteOnceWhateverTheBlocks) {
@@ -254,7 +274,9 @@ TEST(CopyKernel, CopiesEachByteOnceWhateverTheBlocks) {
   for (int round = 0; round < 400; ++round) {
     const std::uint64_t most = round % 4 == 0 ? 100 : round % 4 == 1 ? 40000 : 4000;
     const CopyCase c = test::random_case(random, 1 + random() % 12, most, round % 3 != 0);
-    expect_kernel_copies(c, walk::kGranule * (1 + random() % 8), random);
+    expect_kernel_copies(
+        c, {walk::kGranule * (1 + random() % 8), 1 + static_cast<std::uint32_t>(random() % 40)},
+        random);
     ASSERT_FALSE(HasFailure()) << round;
   }
 }
@@ -268,12 +290,12 @@ TEST(CopyKernel, CopiesEveryAlignmentAndShortSize) {
         whole.add(Cast::none, bytes, 1, 0, 0, from, to);
       for (const Cast cast : {Cast::f32_to_bf16, Cast::f32_to_f16, Cast::bf16_to_f32})
         whole.add(cast, 1 + from + to, 1, 0, 0, from % 4, to % 8);
-      expect_kernel_copies(whole, walk::kGranule, random);
+      expect_kernel_copies(whole, {walk::kGranule, 3}, random);
       CopyCase c;
       for (const Cast cast : {Cast::f32_to_bf16, Cast::f32_to_f16, Cast::bf16_to_f32})
         c.add(cast, 1 + from + to, 1 + to % 3, from % 3, to % 5, from % 4, to % 8);
       c.add(Cast::none, 9000 + to, 2, 3, 5, from, to);
-      expect_kernel_copies(c, walk::kGranule, random);
+      expect_kernel_copies(c, {walk::kGranule, 3}, random);
       ASSERT_FALSE(HasFailure()) << from << " " << to;
     }
   }
@@ -283,28 +305,36 @@ TEST(CopyKernel, CopiesLargeRowsWideAndManyShortRowsWide) {
   std::mt19937_64 random(4);
   CopyCase large;
   large.add(Cast::none, 3'000'000, 1, 0, 0, 5, 5);
-  EXPECT_LE(expect_kernel_copies(large, walk::kGranule * 64, random), 3'000'000 / 16 + 500);
+  EXPECT_LE(expect_kernel_copies(large, {walk::kGranule * 64, 5}, random), 3'000'000 / 16 + 500);
   CopyCase rows;
   rows.add(Cast::none, 256, 3000, 256, 0, 0, 0);
-  EXPECT_LE(expect_kernel_copies(rows, walk::kGranule * 64, random), 3000 * 256 / 16 + 2000);
+  EXPECT_LE(expect_kernel_copies(rows, {walk::kGranule * 64, 5}, random), 3000 * 256 / 16 + 2000);
   CopyCase casts;
   casts.add(Cast::f32_to_bf16, 1'000'001, 1, 0, 0, 1, 1);
-  EXPECT_LE(expect_kernel_copies(casts, walk::kGranule * 64, random), 1'000'001 / 4 + 100);
+  EXPECT_LE(expect_kernel_copies(casts, {walk::kGranule * 64, 5}, random), 1'000'001 / 4 + 100);
 }
 
-TEST(CopyKernel, EveryBlockHasWorkAndEveryMultiprocessorABlock) {
+template <bool kRows>
+void expect_even_deals() {
   for (const std::uint64_t cost : {1ULL, 4095ULL, 4096ULL, 1'000'000ULL, 61'064'245'248ULL}) {
     for (const std::uint32_t multiprocessors : {1U, 2U, 7U, 132U, 1000U}) {
-      const walk::Deal deal = walk::deal_of(cost, multiprocessors);
+      const walk::Deal deal = walk::deal_of<kRows>(cost, multiprocessors);
       EXPECT_EQ(deal.tile % walk::kGranule, 0U);
       EXPECT_LE(deal.tile, walk::kTileMax);
       EXPECT_LT((deal.blocks - 1) * deal.tile, cost) << "a block without a tile";
-      EXPECT_GE(deal.blocks * deal.tile, cost) << "bytes without a block";
+      if (kRows)
+        EXPECT_LE(deal.blocks, multiprocessors);
+      else
+        EXPECT_GE(deal.blocks * deal.tile, cost) << "bytes without a block";
       if (cost > multiprocessors * walk::kTileMin) {
         EXPECT_GE(deal.blocks, multiprocessors);
       }
     }
   }
+}
+TEST(CopyKernel, EveryBlockHasWorkAndEveryMultiprocessorABlock) {
+  expect_even_deals<false>();
+  expect_even_deals<true>();
 }
 
 TEST(CopyKernel, ATilesFirstItemIsFound) {
@@ -323,7 +353,8 @@ TEST(CopyKernel, ATilesFirstItemIsFound) {
 }
 
 TEST(CopyKernel, ACrowdOfTinyItemsIsDealtOut) {
-  EXPECT_GE(walk::deal_of(walk::total_cost(20000 * 16, 20000), 132).blocks, 132U);
+  EXPECT_GE(walk::deal_of<false>(walk::total_cost(20000 * 16, 20000), 132).blocks, 132U);
+  EXPECT_EQ(walk::deal_of<true>(walk::total_cost(20000 * 16, 20000), 132).blocks, 132U);
 }
 
 }  // namespace

@@ -711,12 +711,13 @@ Json broken(cudaError_t (*launch)(cudaStream_t)) {
         cudaIpcMemHandle_t handle{};
         me.note("cudaIpcGetMemHandle", code(cudaIpcGetMemHandle(&handle, memory)));
         me.note("cudaFree", code(cudaFree(memory)));
+        int device = -1;
+        me.note("cudaGetDevice", code(cudaGetDevice(&device)));
         me.note("cudaDeviceReset", code(cudaDeviceReset()));
         void* fresh = nullptr;
         me.note("cudaMalloc behind the reset", code(cudaMalloc(&fresh, kMiB)));
         me.note("cudaStreamQuery behind the reset, of a stream before it",
                 code(cudaStreamQuery(other)));
-        int device = -1;
         me.note("cudaGetDevice behind the reset", code(cudaGetDevice(&device)));
         me.reach(3);
         me.await(4);
