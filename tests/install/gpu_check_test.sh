@@ -46,7 +46,7 @@ PATH=$doubles/bin:$PATH "$doubles/run" "$doubles/results" probe tests sanitize r
   exit 1
 }
 for part in probe kernels engines chaos sanitize-memcheck sanitize-synccheck relay-command bench-gather-qwen3-30b-a3b bench-sizes bench-subscribers \
-  bench-relay; do
+  bench-relay-llama-3.2-1b bench-handles-llama-3.1-8b; do
   grep -q "^ok  *$part\$" "$doubles/log" || {
     echo "run did not come to $part" >&2
     cat "$doubles/log"
