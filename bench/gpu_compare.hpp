@@ -32,8 +32,6 @@ struct Compared {
 
 class GpuComparison {
  public:
-  static constexpr std::size_t kPieces = 64;  // that R0's copy is compared in
-
   GpuComparison(const Options& options, const GpuStream& stream)
       : options_(options), stream_(stream), piece_sums_(*options.device, kPieces) {}
 
@@ -45,6 +43,8 @@ class GpuComparison {
                              const std::optional<DeviceMemory>& apart);
 
  private:
+  static constexpr std::size_t kPieces = 64;  // that R0's copy is compared in
+
   void publish(Publisher& publisher, const GpuPayload& payload, Row& gather, Samples& host,
                bool counts);
   [[nodiscard]] double time(const std::function<void()>& work);

@@ -8,8 +8,7 @@
 //                      one time lies close together; blocks that stay drift apart, which costs
 //                      bandwidth (docs/performance.md). Two blocks share a multiprocessor, so that
 //                      one searches while the other copies; their registers let no third be.
-//   rows (kRows)       takes twice the registers: one block for each multiprocessor, which stays
-//   and
+//   rows (kRows)       takes twice the registers: one block for each multiprocessor stays, and
 //                      takes tiles in turn.
 //
 // Inside a block, of each item its part of the tile is copied in one of two ways:
@@ -49,8 +48,10 @@ inline constexpr std::uint32_t kWarp = 32;
 inline constexpr std::uint32_t kInFlight = 4;  // accesses of a thread before it waits for the first
 inline constexpr std::uint64_t kItemCost = 2048;  // what one item more costs a block, in bytes
 inline constexpr std::uint64_t kGranule = 4096;   // tiles are multiples of it
-inline constexpr std::uint64_t kTileMin = 16384;  // a block for less is not worth its start
+inline constexpr std::uint64_t kTileMin = 32768;  // a block for less is not worth its start
 inline constexpr std::uint64_t kTileMax = 65536;
+inline constexpr std::uint64_t kTilesPerBlock =
+    32;                                            // that stays: at least, before tiles get larger
 inline constexpr std::uint64_t kBlockRow = 32768;  // longer rows keep all threads busy one by one
 inline constexpr std::uint64_t kWarpRow = 16384;   // shorter ones only a warp
 inline constexpr std::uint64_t kTinyRow = 512;     // and these not even that
@@ -89,7 +90,7 @@ template <bool kRows>
 [[nodiscard]] TENON_HOST_DEVICE constexpr Deal deal_of(std::uint64_t cost,
                                                        std::uint32_t multiprocessors) noexcept {
   const std::uint64_t at_once = std::uint64_t{multiprocessors} * kBlocks<kRows>;
-  std::uint64_t tile = cost / at_once / kGranule * kGranule;
+  std::uint64_t tile = cost / (kRows ? at_once * kTilesPerBlock : at_once) / kGranule * kGranule;
   tile = tile < kTileMin ? kTileMin : smaller(tile, kTileMax);
   const std::uint64_t tiles = (cost + tile - 1) / tile;
   return {tile, static_cast<std::uint32_t>(kRows ? smaller(tiles, at_once) : tiles)};
@@ -463,7 +464,6 @@ TENON_DEVICE void copy(const CopyItem* table, std::uint32_t count, std::uint64_t
   for (std::uint64_t at = block.index * tile; at < cost; at += block.count * tile) {
     copy_tile<kRows, Access>(table, count, base, {at, at + tile}, item_at<Access>(table, count, at),
                              thread);
-    if constexpr (!kRows) return;  // there is a block for each
   }
 }
 

@@ -18,6 +18,16 @@ class Death : public ::testing::TestWithParam<MemoryKind> {
       return 0;
     });
   }
+  /// Holds the newest version until it is killed.
+  Child holder() {
+    return Child([this] {
+      auto sub = Subscriber::attach(name_);
+      const Lease lease = sub.wait(newest(), kPatience);
+      ready_.poke();
+      for (;;) ::pause();
+      return 0;
+    });
+  }
   std::string name_ = unique_name("death");
   Node node_;
   Model model_{GetParam()};
@@ -124,13 +134,7 @@ TEST_P(Death, DeadSubscribersPlaceIsReclaimedAndGatesNothing) {
   Publisher pub = Publisher::create(name_, model_.layout, {.memory = {GetParam()}});
   model_.publish(pub, 1);
   for (int round = 0; round < 70; ++round) {  // more than there are places
-    Child reader([&] {
-      auto sub = Subscriber::attach(name_);
-      const Lease lease = sub.wait(newest(), kPatience);
-      ready_.poke();
-      for (;;) ::pause();
-      return 0;
-    });
+    Child reader = holder();
     ASSERT_TRUE(ready_.wait());
     reader.kill();
   }
@@ -315,18 +319,12 @@ TEST_P(Death, WhoseDeathFreedAPlaceIsLogged) {
   Publisher pub = Publisher::create(name_, model_.layout, {.memory = {GetParam()}});
   model_.publish(pub, 1);
   for (const bool by_publisher : {true, false}) {
-    Child holder([&] {
-      auto sub = Subscriber::attach(name_);
-      const Lease lease = sub.wait(newest(), kPatience);
-      ready_.poke();
-      for (;;) ::pause();
-      return 1;
-    });
+    Child reader = holder();
     ASSERT_TRUE(ready_.wait());
     ReclaimedPlaces places;
     const std::string who =
-        "place 0 is free again: process " + std::to_string(holder.pid()) + ", which had it, died";
-    holder.kill();
+        "place 0 is free again: process " + std::to_string(reader.pid()) + ", which had it, died";
+    reader.kill();
     if (by_publisher)
       (void)pub.publish(model_.sources(2), {.deadline = kPatience});
     else
