@@ -506,7 +506,7 @@ TEST_F(SharedEvents, NeverCompleteWhenTheRecorderDied) {
 
 TEST_F(Exits, InOrderLeaveNothingBehind) {
   Channel channel;
-  const ::pid_t pid = ::fork();
+  const ::pid_t pid = tenon::test::quiet_fork();
   if (pid == 0) {
     (void)allocate(100);
     (void)make_event(cudaEventInterprocess | cudaEventDisableTiming);

@@ -18,6 +18,7 @@
 #include <functional>
 #include <stdexcept>
 #include <string>
+#include <support/quiet_fork.hpp>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -90,7 +91,7 @@ class Channel {
 class Child {
  public:
   explicit Child(const std::function<void()>& body) {
-    pid_ = ::fork();
+    pid_ = tenon::test::quiet_fork();
     if (pid_ == 0) ::_exit(run(body));
   }
   ~Child() {
@@ -134,7 +135,7 @@ class Child {
 
 /// Whether touching memory so kills a process.
 inline bool faults(const std::function<void()>& touch) {
-  const ::pid_t pid = ::fork();
+  const ::pid_t pid = tenon::test::quiet_fork();
   if (pid == 0) {
     ::signal(SIGSEGV, SIG_DFL);  // no report of a sanitizer: it takes long
     ::prctl(PR_SET_DUMPABLE, 0);

@@ -17,6 +17,7 @@
 #include <functional>
 #include <string>
 #include <support/memory.hpp>
+#include <support/quiet_fork.hpp>
 #include <tenon/publisher.hpp>
 #include <tenon/subscriber.hpp>
 #include <thread>
@@ -164,7 +165,7 @@ class Signal {
 class Child {
  public:
   explicit Child(const std::function<int()>& body) {
-    pid_ = ::fork();
+    pid_ = quiet_fork();
     if (pid_ < 0) throw SystemError(errno, "forking");
     if (pid_ == 0) ::_exit(run(body));
   }
