@@ -14,15 +14,19 @@ namespace {
 
 namespace cuda = detail::cuda;
 
+void destroy(int device, ::cudaEvent_t event) noexcept {
+  if (event == nullptr) return;
+  cuda::give_back(device, "cudaEventDestroy", [event] { return cudaEventDestroy(event); });
+}
+
 /// Two events that keep the time; made at their first use.
 class DeviceClock {
  public:
-  DeviceClock() = default;
+  explicit DeviceClock(int device) : device_(device) {}
   DeviceClock(const DeviceClock&) = delete;
   DeviceClock& operator=(const DeviceClock&) = delete;
   ~DeviceClock() {
-    for (const ::cudaEvent_t event : events_)
-      if (event != nullptr) (void)cuda::forgotten(cudaEventDestroy(event));
+    for (const ::cudaEvent_t event : events_) destroy(device_, event);
   }
   /// 0: begin; 1: end.
   void mark(std::size_t which, cudaStream_t stream) {
@@ -42,9 +46,43 @@ class DeviceClock {
   }
 
  private:
+  int device_;
   ::cudaEvent_t events_[2] = {nullptr, nullptr};
   bool begun_ = false;
   bool marked_ = false;
+};
+
+/// A stream for what must come after others' work and must not hold them up: a host function takes
+/// 88 us of its stream (docs/hardware-notes.md). Made at its first use.
+class SideStream {
+ public:
+  explicit SideStream(int device) : device_(device) {}
+  SideStream(const SideStream&) = delete;
+  SideStream& operator=(const SideStream&) = delete;
+  ~SideStream() {
+    destroy(device_, passed_);
+    if (stream_ == nullptr) return;
+    cuda::give_back(device_, "cudaStreamDestroy", [this] { return cudaStreamDestroy(stream_); });
+  }
+  /// That stream, behind what is enqueued on `other`.
+  [[nodiscard]] cudaStream_t behind(cudaStream_t other) {
+    if (stream_ == nullptr) {
+      cuda::check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
+                  "cudaStreamCreateWithFlags");
+    }
+    if (passed_ == nullptr) {
+      cuda::check(cudaEventCreateWithFlags(&passed_, cudaEventDisableTiming),
+                  "cudaEventCreateWithFlags");
+    }
+    cuda::check(cudaEventRecord(passed_, other), "cudaEventRecord");
+    cuda::check(cudaStreamWaitEvent(stream_, passed_, 0), "cudaStreamWaitEvent");
+    return stream_;
+  }
+
+ private:
+  int device_;
+  cudaStream_t stream_ = nullptr;
+  ::cudaEvent_t passed_ = nullptr;
 };
 
 class CudaGather final : public Gather {
@@ -54,7 +92,9 @@ class CudaGather final : public Gather {
         device_(device),
         method_(method),
         table_(device, layout_.size()),
-        plans_(layout_.bucket_count()) {
+        plans_(layout_.bucket_count()),
+        clock_(device),
+        side_(device) {
     for (std::size_t i = 0; i < layout_.size(); ++i) dtypes_.push_back(layout_[i].dtype);
   }
   ~CudaGather() override {
@@ -108,9 +148,10 @@ class CudaGather final : public Gather {
     return true;
   }
 
-  void after(Stream stream, void (*function)(void*), void* argument) override {
+  void after(Stream stream, Place place, void (*function)(void*), void* argument) override {
     const cuda::DeviceScope scope(device_);
-    cuda::check(cudaLaunchHostFunc(stream.get(), function, argument), "cudaLaunchHostFunc");
+    const cudaStream_t behind = place == Place::aside ? side_.behind(stream.get()) : stream.get();
+    cuda::check(cudaLaunchHostFunc(behind, function, argument), "cudaLaunchHostFunc");
   }
   void mark_begin(Stream stream) override {
     const cuda::DeviceScope scope(device_);
@@ -290,6 +331,7 @@ class CudaGather final : public Gather {
   void* scratch_ = nullptr;
   std::size_t scratch_bytes_ = 0;
   DeviceClock clock_;
+  SideStream side_;
 };
 
 }  // namespace

@@ -64,7 +64,9 @@ class HostGather final : public Gather {
   }
   const std::uint64_t* sums(Stream) override { return sums_.data(); }
   [[nodiscard]] bool is_idle(Stream) override { return true; }
-  void after(Stream, void (*function)(void*), void* argument) override { function(argument); }
+  void after(Stream, Place, void (*function)(void*), void* argument) override {
+    function(argument);
+  }
   const char* broken() override { return nullptr; }
 
  private:

@@ -32,8 +32,10 @@ class Gather {
   [[nodiscard]] virtual const std::uint64_t* sums(Stream stream) = 0;
   /// Whether nothing is left to be done in a stream.
   [[nodiscard]] virtual bool is_idle(Stream stream) = 0;
-  /// Calls function(argument) behind all of it.
-  virtual void after(Stream stream, void (*function)(void*), void* argument) = 0;
+  /// Calls function(argument) behind all of it. What the caller enqueues in `stream` afterwards
+  /// waits for that call (`in_stream`), or only for what is before it (`aside`: two calls more).
+  enum class Place : std::uint8_t { in_stream, aside };
+  virtual void after(Stream stream, Place place, void (*function)(void*), void* argument) = 0;
   /// What is enqueued between the two is measured, on the device; only while it is traced.
   virtual void mark_begin(Stream) {}
   virtual void mark_end(Stream) {}

@@ -33,10 +33,12 @@ void Publisher::Impl::store_behind(Store store) {
     c->log->finish(c->ticket);
     crash_point(CrashPoint::complete_finished);
   };
+  // A version that is streamed has one for each bucket: aside they would be two calls more each.
+  const auto place = mode_ == Mode::streaming ? Gather::Place::in_stream : Gather::Place::aside;
   if (is_there())
     run(completion.get());
   else
-    gather_->after(attempt_->stream, run, completion.get());
+    gather_->after(attempt_->stream, place, run, completion.get());
   (void)completion.release();
   ++enqueued_;
   attempt_->enqueued = false;

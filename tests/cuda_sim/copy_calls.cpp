@@ -53,26 +53,52 @@ cudaError_t check(const Process& here, const Copy& copy, cudaMemcpyKind kind) {
 /// Whose default stream a synchronous call uses.
 enum class Default { legacy, per_thread };
 
-/// Work on a default stream, waited for.
-cudaError_t run_now(Process& here, Default which, Stream::Work work) {
+/// Work on a default stream, waited for where CUDA promises that and nowhere else.
+cudaError_t run_there(Process& here, Default which, bool waits, Stream::Work work) {
   const auto stream = which == Default::legacy ? here.streams.legacy(this_thread().device)
                                                : stream_of(here, cudaStreamPerThread);
-  stream->wait(here.streams.submit(stream, Stream::Kind::device_work, std::move(work)));
+  const auto ticket = here.streams.submit(stream, Stream::Kind::device_work, std::move(work));
+  if (!waits) return cudaSuccess;
+  stream->wait(ticket);
   return after_waiting(here);
+}
+
+/// Memory that only work on a device reaches, as that of cudaMalloc.
+bool is_device_memory(const Process& here, const void* pointer) {
+  const auto region = here.regions.find(pointer);
+  return region && region->on_device() && region->kind != Region::Kind::managed;
+}
+bool is_pageable(const Process& here, const void* pointer) {
+  return !here.regions.find(pointer).has_value();
+}
+
+/// Pageable memory to a device's: its bytes have been read when the call returns, and perhaps none
+/// has arrived. Work on streams that do not wait for the default stream can be before them.
+cudaError_t copy_staged(Process& here, Default which, const Copy& copy) {
+  const auto staged = std::make_shared<std::vector<std::byte>>(copy.bytes);
+  const cudaError_t error = run_there(
+      here, which, true, [staged, copy] { std::memcpy(staged->data(), copy.from, copy.bytes); });
+  if (error != cudaSuccess) return error;
+  return run_there(here, which, false, [&here, copy, staged] {
+    run_copy(here, {copy.to, staged->data(), copy.bytes});
+  });
 }
 
 cudaError_t copy_now(const Copy& copy, cudaMemcpyKind kind, Default which) {
   return enter("cudaMemcpy", Needs::context, [&](Process& here) {
     const cudaError_t error = check(here, copy, kind);
     if (error != cudaSuccess) return error;
-    return run_now(here, which, [&here, copy] { run_copy(here, copy); });
+    const bool to_device = is_device_memory(here, copy.to);
+    if (to_device && is_pageable(here, copy.from)) return copy_staged(here, which, copy);
+    const bool waits = !to_device || !is_device_memory(here, copy.from);
+    return run_there(here, which, waits, [&here, copy] { run_copy(here, copy); });
   });
 }
 
 cudaError_t fill_now(void* to, int value, std::size_t bytes, Default which) {
   return enter("cudaMemset", Needs::context, [&](Process& here) {
     if (bytes != 0 && !fits(here, to, bytes, Side::device)) return cudaErrorInvalidValue;
-    return run_now(here, which, [&here, to, value, bytes] {
+    return run_there(here, which, !is_device_memory(here, to), [&here, to, value, bytes] {
       if (bytes != 0) std::memset(here.regions.reach(to), value, bytes);
     });
   });

@@ -40,6 +40,10 @@
 //   - A handle of another node opens with cudaErrorInvalidResourceHandle.
 //
 // As an H200 was seen to do (docs/hardware-notes.md):
+//   - cudaMemcpy from pageable memory to a device's, between devices' and cudaMemset of a device's
+//   may
+//     return before the bytes have arrived: work on a stream that does not wait for the default
+//     stream can find the old ones.
 //   - cudaIpcCloseMemHandle waits for all work of the process, host functions too.
 //   - Host functions of all streams run one after the other.
 //   - Opening garbage, or what was freed, is cudaErrorInvalidValue; what a dead process exported,

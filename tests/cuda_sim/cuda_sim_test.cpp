@@ -262,6 +262,46 @@ TEST_F(Copies, ReadTheirSourceWhenTheyRun) {
   EXPECT_EQ(bytes_copied(), 65U);
 }
 
+// A call that returns has read its source. What it wrote is there for the default stream alone.
+TEST_F(Copies, OnTheDefaultStreamMayArriveAfterTheCallHasReturned) {
+  const Variable delay("TENON_SIM_DELAY_US", "5000");
+  const cudaStream_t apart = make_stream();
+  std::byte* device = allocate(1);
+  std::byte* other = allocate(1);
+  const auto seen_apart = [&] {
+    std::byte seen{};
+    EXPECT_OK(cudaMemcpyAsync(&seen, device, 1, cudaMemcpyDeviceToHost, apart));
+    EXPECT_OK(cudaStreamSynchronize(apart));
+    return static_cast<int>(seen);
+  };
+  const auto comes_late = [&](const std::function<void(std::byte)>& write) {
+    bool late = false;
+    for (int value = 1; value <= 100 && !late; ++value) {
+      write(static_cast<std::byte>(value));
+      late = seen_apart() != value;
+      EXPECT_EQ(read_byte(device), value);
+    }
+    return late;
+  };
+  EXPECT_TRUE(comes_late([&](std::byte value) {
+    EXPECT_OK(cudaMemcpy(device, &value, 1, cudaMemcpyHostToDevice));
+    value = std::byte{0xFF};  // in time: it has been read
+  }));
+  EXPECT_TRUE(comes_late(
+      [&](std::byte value) { EXPECT_OK(cudaMemset(device, static_cast<int>(value), 1)); }));
+  EXPECT_TRUE(comes_late([&](std::byte value) {
+    EXPECT_OK(cudaMemset(other, static_cast<int>(value), 1));
+    EXPECT_OK(cudaMemcpy(device, other, 1, cudaMemcpyDeviceToDevice));
+  }));
+  void* pinned = nullptr;
+  EXPECT_OK(cudaMallocHost(&pinned, 1));
+  EXPECT_FALSE(comes_late([&](std::byte value) {
+    *static_cast<std::byte*>(pinned) = value;
+    EXPECT_OK(cudaMemcpy(device, pinned, 1, cudaMemcpyHostToDevice));
+  })) << "a copy from page-locked memory is waited for";
+  EXPECT_OK(cudaFreeHost(pinned));
+}
+
 TEST_F(Copies, RefuseWhatTheyCanSeeIsWrong) {
   const cudaStream_t stream = make_stream();
   std::byte* device = allocate(64);

@@ -46,6 +46,22 @@ TEST_F(Order, CurrentIsStoredByTheHostFunctionAndNothingElse) {
   EXPECT_EQ(pub.wait_current(kPatience), 1U);
 }
 
+// CUDA takes a while to call a host function: what the trainer enqueues next need not wait for it.
+TEST_F(Order, WorkBehindAVersionDoesNotWaitForItsHostFunction) {
+  for (const Mode mode : {Mode::in_place, Mode::double_buffered}) {
+    Publisher pub =
+        Publisher::create(unique_name("aside"), model_.layout, {.memory = cuda(0), .mode = mode});
+    const auto sources = model_.sources(1);
+    cudaStream_t stream = make_stream();
+    HeldHostFunctions held;
+    EXPECT_EQ(pub.publish(sources, Stream(stream)), 1U);
+    EXPECT_TRUE(eventually([&] { return cudaStreamQuery(stream) == cudaSuccess; }));
+    EXPECT_EQ(pub.version(), 0U);
+    held.release();
+    EXPECT_EQ(pub.wait_current(kPatience), 1U);
+  }
+}
+
 // Version 3 takes version 1's records, so commit() waits for their readers: behind that wait the
 // copies go on.
 TEST_F(Order, TheGatherIsUnderWayUntilTheLastCopyIsMade) {
