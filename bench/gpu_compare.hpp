@@ -1,9 +1,10 @@
 // Publisher::publish() into warm slots against one cudaMemcpyAsync of as many bytes (R0).
 //
-// Timed: the GPU's time by events around what publish() enqueues on the caller's stream, among it
-// the host function that makes the version current; the host's time of the call in `host_us_p50`.
-// In every round the memcpy and the publish take turns at going first. Every source gets new bytes
-// before each round, and the checksums of all slots are compared after it, outside the timed part.
+// Timed: the GPU's time by events around what publish() enqueues on the caller's stream (the host
+// function that makes the version current has one of its own); the host's time of the call in
+// `host_us_p50`. In every round the memcpy and the publish take turns at going first. Every source
+// gets new bytes before each round, and the checksums of all slots are compared after it, outside
+// the timed part.
 #pragma once
 
 #include <functional>

@@ -52,7 +52,8 @@
 //   - Memory that was freed, or whose process died, keeps its bytes and counts as in use until the
 //     last living process that has it open closes it.
 //   - A mapping has exactly the bytes of its allocation.
-//   - A broken context's error is returned by every call, and by cudaGetLastError() once for them.
+//   - A broken context's error is returned by every call but cudaGetDevice(), and by
+//     cudaGetLastError() once for them.
 //     cudaDeviceReset() succeeds on it, and calls are cudaErrorDevicesUnavailable from then on; no
 //     other context can be reset here.
 //

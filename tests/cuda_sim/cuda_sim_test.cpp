@@ -424,11 +424,12 @@ TEST_F(Errors, OfAKernelCannotBeResetAway) {
   const cudaStream_t stream = make_stream();
   break_context();
   EXPECT_EQ(cudaFree(device), cudaErrorIllegalAddress);
+  int current = -1;
+  EXPECT_OK(cudaGetDevice(&current));
   EXPECT_OK(cudaDeviceReset());
   void* fresh = nullptr;
   EXPECT_EQ(cudaMalloc(&fresh, 1), cudaErrorDevicesUnavailable);
   EXPECT_EQ(cudaStreamQuery(stream), cudaErrorDevicesUnavailable);
-  int current = -1;
   EXPECT_OK(cudaGetDevice(&current));
   reset_process();
   EXPECT_OK(cudaMalloc(&fresh, 1));
