@@ -1,6 +1,7 @@
 // Gathering on a GPU: one launch per bucket over a table that stays on the device and is uploaded
 // again only when a source moved.
 #include <algorithm>
+#include <optional>
 #include <string_view>
 #include <tenon/cuda.hpp>
 #include <utility>
@@ -14,75 +15,85 @@ namespace {
 
 namespace cuda = detail::cuda;
 
-void destroy(int device, ::cudaEvent_t event) noexcept {
-  if (event == nullptr) return;
-  cuda::give_back(device, "cudaEventDestroy", [event] { return cudaEventDestroy(event); });
-}
+/// An event of a device, whatever thread ends it.
+class DeviceEvent {
+ public:
+  DeviceEvent(int device, unsigned flags) : device_(device) {
+    const cuda::DeviceScope scope(device);
+    cuda::check(cudaEventCreateWithFlags(&event_, flags), "cudaEventCreateWithFlags");
+  }
+  DeviceEvent(const DeviceEvent&) = delete;
+  DeviceEvent& operator=(const DeviceEvent&) = delete;
+  ~DeviceEvent() {
+    cuda::give_back(device_, "cudaEventDestroy", [this] { return cudaEventDestroy(event_); });
+  }
+  void record(cudaStream_t stream) {
+    cuda::check(cudaEventRecord(event_, stream), "cudaEventRecord");
+  }
+  [[nodiscard]] ::cudaEvent_t get() const noexcept { return event_; }
+
+ private:
+  int device_;
+  ::cudaEvent_t event_ = nullptr;
+};
 
 /// Two events that keep the time; made at their first use.
 class DeviceClock {
  public:
   explicit DeviceClock(int device) : device_(device) {}
-  DeviceClock(const DeviceClock&) = delete;
-  DeviceClock& operator=(const DeviceClock&) = delete;
-  ~DeviceClock() {
-    for (const ::cudaEvent_t event : events_) destroy(device_, event);
-  }
   /// 0: begin; 1: end.
   void mark(std::size_t which, cudaStream_t stream) {
     if (which == 1 && !begun_) return;
-    ::cudaEvent_t& event = events_[which];
-    if (event == nullptr) cuda::check(cudaEventCreate(&event), "cudaEventCreate");
-    cuda::check(cudaEventRecord(event, stream), "cudaEventRecord");
+    std::optional<DeviceEvent>& event = events_[which];
+    if (!event) event.emplace(device_, cudaEventDefault);
+    event->record(stream);
     begun_ = which == 0;
     marked_ = which == 1;
   }
   [[nodiscard]] std::optional<Duration> read() {
     if (!std::exchange(marked_, false)) return std::nullopt;
     float ms = 0;
-    const cudaError_t error = cuda::forgotten(cudaEventElapsedTime(&ms, events_[0], events_[1]));
+    const cudaError_t error =
+        cuda::forgotten(cudaEventElapsedTime(&ms, events_[0]->get(), events_[1]->get()));
     if (error != cudaSuccess) return std::nullopt;
     return Duration(static_cast<std::int64_t>(std::max(ms, 0.0F) * 1e6F));
   }
 
  private:
   int device_;
-  ::cudaEvent_t events_[2] = {nullptr, nullptr};
+  std::optional<DeviceEvent> events_[2];
   bool begun_ = false;
   bool marked_ = false;
 };
 
-/// A stream for what must come after others' work and must not hold them up: a host function takes
-/// 88 us of its stream (docs/hardware-notes.md). Made at its first use.
+/// A stream for host functions behind another stream's work, which they do not hold up: each takes
+/// 88 us of its stream (docs/hardware-notes.md). Made with the publication: a version that is under
+/// way must not fail for want of it.
 class SideStream {
  public:
-  explicit SideStream(int device) : device_(device) {}
+  explicit SideStream(int device) : device_(device), reached_(device, cudaEventDisableTiming) {
+    const cuda::DeviceScope scope(device);
+    cuda::check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
+                "cudaStreamCreateWithFlags");
+  }
   SideStream(const SideStream&) = delete;
   SideStream& operator=(const SideStream&) = delete;
   ~SideStream() {
-    destroy(device_, passed_);
-    if (stream_ == nullptr) return;
     cuda::give_back(device_, "cudaStreamDestroy", [this] { return cudaStreamDestroy(stream_); });
   }
-  /// That stream, behind what is enqueued on `other`.
-  [[nodiscard]] cudaStream_t behind(cudaStream_t other) {
-    if (stream_ == nullptr) {
-      cuda::check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
-                  "cudaStreamCreateWithFlags");
-    }
-    if (passed_ == nullptr) {
-      cuda::check(cudaEventCreateWithFlags(&passed_, cudaEventDisableTiming),
-                  "cudaEventCreateWithFlags");
-    }
-    cuda::check(cudaEventRecord(passed_, other), "cudaEventRecord");
-    cuda::check(cudaStreamWaitEvent(stream_, passed_, 0), "cudaStreamWaitEvent");
+  /// That stream, behind what is enqueued on `other`, whose device is current. Throws
+  /// Error(Capturing): it would become part of the caller's graph.
+  [[nodiscard]] cudaStream_t behind(Stream other) {
+    cuda::check_not_capturing(other);
+    reached_.record(other.get());
+    cuda::check(cudaStreamWaitEvent(stream_, reached_.get(), 0), "cudaStreamWaitEvent");
     return stream_;
   }
 
  private:
   int device_;
+  DeviceEvent reached_;
   cudaStream_t stream_ = nullptr;
-  ::cudaEvent_t passed_ = nullptr;
 };
 
 class CudaGather final : public Gather {
@@ -150,7 +161,7 @@ class CudaGather final : public Gather {
 
   void after(Stream stream, Place place, void (*function)(void*), void* argument) override {
     const cuda::DeviceScope scope(device_);
-    const cudaStream_t behind = place == Place::aside ? side_.behind(stream.get()) : stream.get();
+    const cudaStream_t behind = place == Place::aside ? side_.behind(stream) : stream.get();
     cuda::check(cudaLaunchHostFunc(behind, function, argument), "cudaLaunchHostFunc");
   }
   void mark_begin(Stream stream) override {

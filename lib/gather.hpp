@@ -32,9 +32,12 @@ class Gather {
   [[nodiscard]] virtual const std::uint64_t* sums(Stream stream) = 0;
   /// Whether nothing is left to be done in a stream.
   [[nodiscard]] virtual bool is_idle(Stream stream) = 0;
-  /// Calls function(argument) behind all of it. What the caller enqueues in `stream` afterwards
-  /// waits for that call (`in_stream`), or only for what is before it (`aside`: two calls more).
-  enum class Place : std::uint8_t { in_stream, aside };
+  /// Where a function is called that is behind all of it.
+  enum class Place : std::uint8_t {
+    in_stream,  ///< what the caller enqueues next waits for it
+    aside,      ///< that waits only for what is before it; three CUDA calls more
+  };
+  /// Calls function(argument) behind all of it. `aside` throws Error(Capturing).
   virtual void after(Stream stream, Place place, void (*function)(void*), void* argument) = 0;
   /// What is enqueued between the two is measured, on the device; only while it is traced.
   virtual void mark_begin(Stream) {}

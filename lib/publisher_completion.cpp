@@ -19,7 +19,7 @@ constexpr Duration kClose = std::chrono::seconds(2);
 
 // The payload shares the log, so that nothing is pulled from under a host function, however this
 // object ends. When its work never runs it is never freed: a few bytes, once, in a broken process.
-void Publisher::Impl::store_behind(Store store) {
+void Publisher::Impl::store_behind(Store store, Gather::Place place) {
   struct Completion {
     std::shared_ptr<ipc::LogWriter> log;
     Store store;
@@ -33,8 +33,6 @@ void Publisher::Impl::store_behind(Store store) {
     c->log->finish(c->ticket);
     crash_point(CrashPoint::complete_finished);
   };
-  // A version that is streamed has one for each bucket: aside they would be two calls more each.
-  const auto place = mode_ == Mode::streaming ? Gather::Place::in_stream : Gather::Place::aside;
   if (is_there())
     run(completion.get());
   else
@@ -137,7 +135,7 @@ std::uint64_t Publisher::Impl::wait_current(const detail::Deadline& deadline) {
 // caller's again: they have been read.
 bool Publisher::Impl::settle() noexcept {
   try {
-    if (attempt_->enqueued) store_behind({});
+    if (attempt_->enqueued) store_behind({}, Gather::Place::in_stream);
     if (!attempt_->reads_host) return true;
     const detail::Deadline deadline(kClose);
     const std::function<void()> check = [&] {

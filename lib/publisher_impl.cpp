@@ -293,7 +293,7 @@ void Publisher::Impl::seal_as(std::size_t bucket, bool unchanged) {
   // The last record is complete with the commit: who has loaded a whole version has one that cannot
   // be aborted any more.
   if (bucket + 1 < buckets_.size())
-    store_behind([n](ipc::LogWriter& log) { log.complete_record(n); });
+    store_behind([n](ipc::LogWriter& log) { log.complete_record(n); }, Gather::Place::in_stream);
 }
 
 void Publisher::Impl::put(std::size_t bucket, std::span<const Source> sources) {
@@ -378,14 +378,16 @@ std::uint64_t Publisher::Impl::commit() {
   crash_point(CrashPoint::publish_records);
   measure_gather();
   const std::uint64_t last = start() + buckets_.size() - 1;
-  store_behind([sums = checksum_store(), first = start(), last,
-                streaming = mode_ == Mode::streaming, filling = filling_, begin = a.fill_begin,
-                bytes = filled_bytes()](ipc::LogWriter& log) {
+  const bool streaming = mode_ == Mode::streaming;
+  Store complete = [sums = checksum_store(), first = start(), last, streaming, filling = filling_,
+                    begin = a.fill_begin, bytes = filled_bytes()](ipc::LogWriter& log) {
     const ipc::Filled filled{filling, begin, detail::monotonic_ns(), bytes};
     if (sums) sums(log);
     if (streaming) log.complete_record(last);
     log.complete_version(first, filled);
-  });
+  };
+  // A streamed version has its other completions in the stream, and a budget of calls per bucket.
+  store_behind(std::move(complete), streaming ? Gather::Place::in_stream : Gather::Place::aside);
   // Not before: when that throws, the slots of the version before are still the current ones.
   for (std::size_t b = 0; b < buckets_.size(); ++b) finish_bucket(b);
   next_version_ = a.version + 1;

@@ -127,7 +127,7 @@ class Publisher::Impl {
 
   // Completion: what is stored when the work enqueued so far has run.
   using Store = std::function<void(ipc::LogWriter&)>;
-  void store_behind(Store store);
+  void store_behind(Store store, Gather::Place place);
   [[nodiscard]] bool is_there();
   [[nodiscard]] Store checksum_store();
   [[nodiscard]] bool await_enqueued(const ipc::Patience& patience);

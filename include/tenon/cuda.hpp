@@ -420,14 +420,18 @@ inline void copy(CopyBatch& batch, const std::byte* bucket, Stream stream, int d
   return device;
 }
 
-inline void check_not_capturing(Stream stream, int device) {
-  const DeviceScope scope(device);
+/// The stream's device must be current.
+inline void check_not_capturing(Stream stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   const cudaError_t error = forgotten(cudaStreamIsCapturing(stream.get(), &status));
   if (error != cudaErrorStreamCaptureImplicit) check(error, "cudaStreamIsCapturing");
   if (error == cudaSuccess && status == cudaStreamCaptureStatusNone) return;
   throw Error(Errc::Capturing,
               "the stream is being captured: a graph would replay this hand-over; do it outside");
+}
+inline void check_not_capturing(Stream stream, int device) {
+  const DeviceScope scope(device);
+  check_not_capturing(stream);
 }
 
 /// For work on slots that are open under `device`. Throws Error(Capturing), and InvalidArgument for

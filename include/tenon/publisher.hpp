@@ -100,10 +100,10 @@ struct UnpackedPlan;
 /// Units:    versions count from 1; sizes are bytes.
 /// GPU memory: publish() and Update enqueue on a stream and return before the copies are made;
 /// later work on that stream may overwrite the sources. The version becomes current soon after its
-/// last copy (wait_current()), which work behind it on the stream does not wait for, unless it is
-/// streamed; one in which nothing changed at once. Sources in host memory or on another GPU are the
-/// exception: publish() then returns when they have been read. A stream is the caller's, or one of
-/// Tenon's own, which waits for no other: sources must then be complete.
+/// last copy has been made, one in which nothing changed at once. wait_current() waits for that;
+/// who has synchronized with the stream knows only that the copies are made. Sources in host memory
+/// or on another GPU are the exception: publish() then returns when they have been read. A stream
+/// is the caller's, or one of Tenon's own, which waits for no other: sources must then be complete.
 ///
 /// Errors:   create: InvalidName, NameInUse, NotYours, OutOfSpace, InvalidArgument, DeadlinePassed;
 ///           GPU memory: NoDevice, NotShareable, Cuda. publish and begin: InvalidArgument

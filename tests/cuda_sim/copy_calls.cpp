@@ -76,8 +76,9 @@ bool is_pageable(const Process& here, const void* pointer) {
 /// has arrived. Work on streams that do not wait for the default stream can be before them.
 cudaError_t copy_staged(Process& here, Default which, const Copy& copy) {
   const auto staged = std::make_shared<std::vector<std::byte>>(copy.bytes);
-  const cudaError_t error = run_there(
-      here, which, true, [staged, copy] { std::memcpy(staged->data(), copy.from, copy.bytes); });
+  const cudaError_t error = run_there(here, which, true, [staged, copy] {
+    if (copy.bytes != 0) std::memcpy(staged->data(), copy.from, copy.bytes);
+  });
   if (error != cudaSuccess) return error;
   return run_there(here, which, false, [&here, copy, staged] {
     run_copy(here, {copy.to, staged->data(), copy.bytes});

@@ -10,8 +10,8 @@
 //                           on one node ("0"; letters, digits, - and _)
 //   TENON_SIM_DEVICES       devices of the node (2; 0 to 16)
 //   TENON_SIM_MEMORY        bytes of each device, shared by all processes of the node (4 GiB)
-//   CUDA_VISIBLE_DEVICES    as CUDA reads it: ordinals or GPU-... UUIDs, an invalid one ends the
-//   list TENON_SIM_NO_PEER       1: no device reaches another; "0-1,1-3": these pairs do not
+//   CUDA_VISIBLE_DEVICES    as CUDA reads it: ordinals or GPU-... UUIDs; an invalid one ends it
+//   TENON_SIM_NO_PEER       1: no device reaches another; "0-1,1-3": these pairs do not
 //   TENON_SIM_COMPUTE_MODE  default, prohibited or exclusive (one process per device)
 //   TENON_SIM_DRIVER        driver version (13000); 0: no driver
 //   TENON_SIM_RUNTIME       runtime version (that of the headers)
@@ -22,8 +22,7 @@
 //   TENON_SIM_POISON        0: fresh memory is not filled with kPoison (faster)
 //   TENON_SIM_HOST_ACCESS   0: the host faults on device pointers, as on a real machine
 //   TENON_SIM_STALE         ok: a handle whose memory is gone opens, and shows the old bytes (no
-//   GPU
-//                           that was asked does so)
+//                           GPU that was asked does so)
 //   TENON_SIM_HANDLE_REUSE  1: the handle of freed memory comes back, byte for byte, for the next
 //   TENON_SIM_FAIL          injected failures, "cudaMalloc:3:2,...": function, n-th call, error
 //
@@ -31,19 +30,17 @@
 //   - Work is delayed before it runs: always when the stream was idle, else one time in eight.
 //   - Every copy reads its source when it runs, also from pageable memory, which CUDA may stage
 //     earlier. A source overwritten too soon is therefore always seen.
+//   - cudaMemcpy from pageable memory to a device's, or within a device's, and cudaMemset of a
+//     device's return before the bytes have arrived, as CUDA may do: work on a stream that does not
+//     wait for the default stream finds the old ones now and then.
 //   - A capturing stream drops what it is given; a graph cannot be run.
 //   - cudaFree and cudaFreeHost wait for all work of the process, which CUDA may do too; memory
-//   from
-//     cudaMallocAsync is freed without waiting, as documented.
+//     from cudaMallocAsync is freed without waiting, as documented.
 //   - What was freed or closed stays reserved without access for a while: using it faults. What is
 //     allocated next has another address; its place in the node's table stands for the one before.
 //   - A handle of another node opens with cudaErrorInvalidResourceHandle.
 //
 // As an H200 was seen to do (docs/hardware-notes.md):
-//   - cudaMemcpy from pageable memory to a device's, between devices' and cudaMemset of a device's
-//   may
-//     return before the bytes have arrived: work on a stream that does not wait for the default
-//     stream can find the old ones.
 //   - cudaIpcCloseMemHandle waits for all work of the process, host functions too.
 //   - Host functions of all streams run one after the other.
 //   - Opening garbage, or what was freed, is cudaErrorInvalidValue; what a dead process exported,
@@ -53,9 +50,8 @@
 //     last living process that has it open closes it.
 //   - A mapping has exactly the bytes of its allocation.
 //   - A broken context's error is returned by every call but cudaGetDevice(), and by
-//     cudaGetLastError() once for them.
-//     cudaDeviceReset() succeeds on it, and calls are cudaErrorDevicesUnavailable from then on; no
-//     other context can be reset here.
+//     cudaGetLastError() once for them. cudaDeviceReset() succeeds on it, and calls are
+//     cudaErrorDevicesUnavailable from then on; no other context can be reset here.
 //
 // Forking: before the first call both sides are independent. After it the child's calls fail with
 // cudaErrorInitializationError, as with CUDA. Calls that only ask for versions do not count, nor do

@@ -55,7 +55,7 @@ struct Exporter {
       : child([this, then = std::move(then), device] {
           EXPECT_OK(cudaSetDevice(device));
           std::byte* memory = allocate(5000);
-          EXPECT_OK(cudaMemset(memory, 42, 5000));
+          fill(memory, 42, 5000);
           channel.send(1, export_memory(memory));
           channel.send(1, memory);
           if (then) then(channel, memory);
@@ -89,7 +89,7 @@ TEST_F(Sharing, ShowsTheBytesAtAnotherAddress) {
   EXPECT_NE(memory, exporter.address);
   EXPECT_EQ(read_byte(memory), 42);
   EXPECT_EQ(read_byte(memory, 4999), 42);
-  EXPECT_OK(cudaMemset(memory + 17, 43, 1));
+  fill(memory + 17, 43, 1);
   cudaPointerAttributes attributes;
   EXPECT_OK(cudaPointerGetAttributes(&attributes, memory + 4999));
   EXPECT_EQ(attributes.type, cudaMemoryTypeDevice);
@@ -255,7 +255,7 @@ TEST_F(Staleness, HandlesOpenWhatIsAllocatedInTheSamePlace) {
       channel.await(1);
       EXPECT_OK(cudaFree(memory));
       memory = allocate(bytes);
-      EXPECT_OK(cudaMemset(memory, 77, bytes));
+      fill(memory, 77, bytes);
       EXPECT_FALSE(same(old, export_memory(memory)));
       channel.send(1, export_memory(memory));
     }
@@ -338,7 +338,7 @@ TEST_F(Staleness, HandlesOfSuccessiveAllocationsCanBeTheSame) {
     EXPECT_FALSE(same(old, other));  // both are alive
     EXPECT_OK(cudaFree(memory));
     std::byte* next = allocate(5000);
-    EXPECT_OK(cudaMemset(next, 77, 5000));
+    fill(next, 77, 5000);
     EXPECT_TRUE(same(old, export_memory(next)));
     channel.poke(1);
   });
@@ -374,7 +374,7 @@ TEST_F(Freeing, LeavesWhatIsOpenToBeOpenedAgain) {
     channel.await(1);
     EXPECT_OK(cudaFree(memory));
     memory = allocate(5000);
-    EXPECT_OK(cudaMemset(memory, 77, 5000));
+    fill(memory, 77, 5000);
     channel.send(1, export_memory(memory));
   });
   const auto old = exporter.handle();

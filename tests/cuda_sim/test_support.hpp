@@ -154,6 +154,12 @@ inline std::byte* allocate(std::size_t bytes) {
   return static_cast<std::byte*>(pointer);
 }
 
+/// Fills device memory; the bytes are there on return, for other processes too.
+inline void fill(std::byte* device, int value, std::size_t bytes) {
+  EXPECT_OK(cudaMemset(device, value, bytes));
+  EXPECT_OK(cudaStreamSynchronize(cudaStreamLegacy));
+}
+
 inline cudaStream_t make_stream(unsigned flags = cudaStreamNonBlocking) {
   cudaStream_t stream = nullptr;
   EXPECT_OK(cudaStreamCreateWithFlags(&stream, flags));

@@ -124,8 +124,9 @@ ncclResult_t operate(const Operation& operation, ncclComm_t handle, cudaStream_t
   return begin(operation.name, handle, [&](Communicator& communicator) {
     int current = -1;
     int streams = -1;
-    (void)cudaGetDevice(&current);
-    (void)cudaStreamGetDevice(stream, &streams);
+    if (cudaGetDevice(&current) != cudaSuccess ||
+        cudaStreamGetDevice(stream, &streams) != cudaSuccess)
+      throw Failure(ncclUnhandledCudaError, "Cuda failure in a question for a device");
     if (current != communicator.device() || streams != communicator.device())
       throw Failure(ncclInvalidUsage, std::string(operation.name) +
                                           ": the current device or the stream's is not that of "

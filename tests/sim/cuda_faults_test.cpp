@@ -96,6 +96,8 @@ TEST_F(Faults, AFailingCallWhileCreatingLeavesNothing) {
         Injected{"cudaMemsetAsync", 2, Errc::Cuda, "clearing a slot"},
         Injected{"cudaStreamSynchronize", 1, Errc::Cuda, "clearing slots"},
         Injected{"cudaStreamCreateWithFlags", 1, Errc::Cuda, "cudaStreamCreateWithFlags"},
+        Injected{"cudaStreamCreateWithFlags", 2, Errc::Cuda, "cudaStreamCreateWithFlags"},
+        Injected{"cudaEventCreateWithFlags", 1, Errc::Cuda, "cudaEventCreateWithFlags"},
         Injected{"cudaIpcGetMemHandle", 1, Errc::NotShareable, "cannot be shared"},
         Injected{"cudaIpcGetMemHandle", 3, Errc::NotShareable, "host memory needs none"}}) {
     const Node fresh;

@@ -366,6 +366,26 @@ TEST_F(Order, ReleaseIsRefusedWhileCapturingAndTheLeaseStaysHeld) {
   EXPECT_EQ(cudaGetLastError(), cudaSuccess);
 }
 
+// The side stream would become part of the caller's graph.
+TEST_F(Order, CommitIsRefusedWhileCapturingAndCanBeTriedAgain) {
+  Publisher pub = create(Mode::in_place);
+  cudaStream_t stream = make_stream();
+  const auto sources = model_.sources(1);
+  auto update = pub.begin(Stream(stream));
+  for (std::size_t b = 0; b < model_.layout.bucket_count(); ++b) {
+    const auto [first, last] = model_.layout.bucket_parameters(b);
+    update.put(b, std::span(sources).subspan(first, last - first));
+  }
+  ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+  EXPECT_THROWS(Capturing, "being captured", (void)update.commit());
+  cudaGraph_t graph = nullptr;
+  ASSERT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+  EXPECT_EQ(update.commit(), 1U);
+  EXPECT_EQ(pub.wait_current(kPatience), 1U);
+  auto sub = Subscriber::attach(name_);
+  EXPECT_EQ(model_.wrong(sub.try_acquire().value(), 1), 0U);
+}
+
 TEST_F(Order, PublishAndLoadAreRefusedWhileCapturingAndNothingIsRetired) {
   Publisher pub = create(Mode::in_place);
   auto sub = Subscriber::attach(name_);
@@ -705,18 +725,33 @@ TEST_F(Order, AnAbortedVersionIsWaitedForBeforeItsSlotsAreWrittenAgain) {
 // Nothing of a version whose completion could not be enqueued may be believed: the slots that the
 // current version names stay out of reach.
 TEST_F(Order, ACommitThatFailsLeavesThePreviousVersionAlone) {
+  for (const char* function : {"cudaEventRecord", "cudaStreamWaitEvent", "cudaLaunchHostFunc"}) {
+    const std::string name = unique_name("commit");
+    Publisher pub =
+        Publisher::create(name, model_.layout, {.memory = cuda(0), .mode = Mode::double_buffered});
+    auto sub = Subscriber::attach(name);
+    model_.publish(pub, 1);
+    const Lease lease = sub.wait(newest(), kPatience);
+    const auto sources = model_.sources(2);
+    sim::fail_call(function, 1, cudaErrorMemoryAllocation);
+    EXPECT_THROWS(Cuda, function, (void)pub.publish(sources));
+    EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+    EXPECT_EQ(pub.version(), 1U);
+    model_.publish(pub, 2, {.deadline = kPatience});
+    EXPECT_EQ(model_.wrong(lease, 1), 0U) << "version 1 is held and must not change";
+    EXPECT_EQ(model_.wrong(sub.try_acquire().value(), 2), 0U);
+  }
+}
+
+// Giving a version up takes nothing but the host function: a healthy GPU is not called broken for
+// want of an event.
+TEST_F(Order, AVersionIsGivenUpWithoutTheSideStream) {
   Publisher pub = create(Mode::double_buffered);
-  auto sub = Subscriber::attach(name_);
-  model_.publish(pub, 1);
-  const Lease lease = sub.wait(newest(), kPatience);
-  const auto sources = model_.sources(2);
-  sim::fail_call("cudaLaunchHostFunc", 1, cudaErrorMemoryAllocation);
-  EXPECT_THROWS(Cuda, "cudaLaunchHostFunc", (void)pub.publish(sources));
-  EXPECT_EQ(cudaGetLastError(), cudaSuccess);
-  EXPECT_EQ(pub.version(), 1U);
-  model_.publish(pub, 2, {.deadline = kPatience});
-  EXPECT_EQ(model_.wrong(lease, 1), 0U) << "version 1 is held and must not change";
-  EXPECT_EQ(model_.wrong(sub.try_acquire().value(), 2), 0U);
+  sim::fail_call("cudaEventRecord", sim::kEveryCall, cudaErrorMemoryAllocation);
+  const auto sources = model_.sources(1);
+  for (int i = 0; i < 3; ++i) EXPECT_THROWS(Cuda, "cudaEventRecord", (void)pub.publish(sources));
+  sim::clear_failures();
+  EXPECT_EQ(publish(pub, sources, {.deadline = kPatience}), 1U);
 }
 
 TEST_F(Order, UnchangedBucketsAreNotGathered) {

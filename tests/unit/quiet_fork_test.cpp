@@ -1,8 +1,12 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <chrono>
+#include <string>
 #include <support/quiet_fork.hpp>
+#include <thread>
 
 namespace tenon::test {
 namespace {

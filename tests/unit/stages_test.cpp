@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstring>
 #include <memory>
+#include <support/quiet_fork.hpp>
 #include <tenon/detail/stage_recorder.hpp>
 #include <tenon/stages.hpp>
 #include <thread>
@@ -229,7 +230,7 @@ TEST(Statistics, OfAnOlderPublicationAreNone) {
 TEST_F(StagesOf, AForkedChildTellsNothing) {
   recorder_.record(Stage::gather, 1, 0, 1);
   // What the child writes is its own copy: it looks at that itself.
-  const pid_t child = ::fork();
+  const pid_t child = test::quiet_fork();
   if (child == 0) {
     recorder_.record(Stage::gather, 2, 0, 1);
     recorder_.enter(Stage::load, 1);
