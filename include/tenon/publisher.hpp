@@ -200,7 +200,8 @@ class Publisher::Update {
   /// The bucket's bytes are those of the newest complete version. Throws DirtyBucket when an
   /// aborted version overwrote them, InvalidArgument when streaming.
   void keep(std::size_t bucket);
-  /// Throws IncompleteVersion when a bucket is missing. Returns the version's number.
+  /// Throws IncompleteVersion when a bucket is missing; GPU memory, unless streaming, Capturing
+  /// while the stream is being captured. It may then be tried again. Returns the version's number.
   std::uint64_t commit();
   /// Leaves the previous version current when its slots are untouched; else there is none until the
   /// next.

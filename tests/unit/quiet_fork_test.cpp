@@ -14,9 +14,13 @@ namespace {
 using namespace std::chrono_literals;
 
 TEST(Quiet, IsWaitedForUntilAllOtherThreadsSleep) {
+  EXPECT_TRUE(wait_for_quiet(0ms)) << "there is no other thread";
+  std::atomic<bool> begun{false};
   std::atomic<bool> rests{false};
   std::atomic<bool> ends{false};
   std::thread busy([&] {
+    begun.store(true);
+    begun.notify_all();
     const auto until = std::chrono::steady_clock::now() + 50ms;
     while (std::chrono::steady_clock::now() < until) {
     }
@@ -24,20 +28,24 @@ TEST(Quiet, IsWaitedForUntilAllOtherThreadsSleep) {
     rests.notify_all();
     ends.wait(false);
   });
+  begun.wait(false);  // what starts a thread may make it sleep
   EXPECT_TRUE(wait_for_quiet(30s));
   EXPECT_TRUE(rests.load());
   ends.store(true);
   ends.notify_all();
   busy.join();
-  EXPECT_TRUE(wait_for_quiet(0ms)) << "there is no other thread";
 }
 
 TEST(Quiet, IsNotWaitedForForEver) {
+  std::atomic<bool> begun{false};
   std::atomic<bool> ends{false};
   std::thread busy([&] {
+    begun.store(true);
+    begun.notify_all();
     while (!ends.load()) {
     }
   });
+  begun.wait(false);
   EXPECT_FALSE(wait_for_quiet(20ms));
   ends.store(true);
   busy.join();
